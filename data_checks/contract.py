@@ -1,0 +1,227 @@
+"""The record contract: one audit command with the JSON answer that a device should give.
+
+Intents and entity types are data: a plant brings its own label set as a TOML file. Everything that checks or constrains
+an answer (validation, constrained decoding, the package's schema) uses the JSON Schema made here.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from registry.errors import UsageError
+
+OUT_OF_SCOPE = "out_of_scope"
+_MAX_COMMAND = 2000  # characters; a longer text is a document, not a command
+
+
+class Response(BaseModel):
+    """What the device answers: an intent and the entities by type, each one value or several."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    intent: str = Field(min_length=1)
+    entities: dict[str, str | list[str]]
+
+    @field_validator("entities")
+    @classmethod
+    def _values_are_not_blank(cls, entities: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+        for name, value in entities.items():
+            values = [value] if isinstance(value, str) else value
+            if not values or any(not item.strip() for item in values):
+                raise ValueError(f"entity {name!r} has a blank value; leave the entity out instead")
+        return entities
+
+    def entity_values(self) -> set[tuple[str, str]]:
+        """Every (type, value) pair; one value and a list of one are the same."""
+        return {
+            (name, item)
+            for name, value in self.entities.items()
+            for item in ([value] if isinstance(value, str) else value)
+        }
+
+
+class Record(BaseModel):
+    """A labelled audit command. ``meta`` is carried along and never read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: str = Field(max_length=_MAX_COMMAND)
+    response: Response
+    id: str | None = None
+    source: str | None = None
+    created_at: datetime | None = None
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("command")
+    @classmethod
+    def _command_is_not_blank(cls, command: str) -> str:
+        if not command.strip():
+            raise ValueError("the command is blank")
+        return command
+
+
+class LabelSet(BaseModel):
+    """The intents and entity types of a plant, in the order in which an answer lists them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    intents: dict[str, str] = Field(min_length=2, description="intent -> what it means")
+    entities: dict[str, str] = Field(description="entity type -> what it means")
+
+    @field_validator("intents")
+    @classmethod
+    def _out_of_scope_is_an_intent(cls, intents: dict[str, str]) -> dict[str, str]:
+        return intents if OUT_OF_SCOPE in intents else {**intents, OUT_OF_SCOPE: "anything that is not an audit command"}
+
+    def problems(self, response: Response) -> list[str]:
+        """What in ``response`` this label set does not allow; empty where all is well."""
+        found = []
+        if response.intent not in self.intents:
+            found.append(f"unknown intent {response.intent!r}")
+        found += [f"unknown entity type {name!r}" for name in response.entities if name not in self.entities]
+        if response.intent == OUT_OF_SCOPE and response.entities:
+            found.append(f"{OUT_OF_SCOPE} must have no entities")
+        return found
+
+
+def load_label_set(path: Path) -> LabelSet:
+    """Read a label set from TOML. Raises UsageError naming every fault in it."""
+    try:
+        return LabelSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"label set {path} cannot be read: {error}.") from error
+    except ValidationError as error:
+        raise UsageError(f"label set {path}: {validation_message(error)}.") from error
+
+
+def infer_label_set(name: str, responses: Iterable[Response]) -> LabelSet:
+    """The label set that ``responses`` use, in order of first appearance."""
+    intents: dict[str, str] = {}
+    entities: dict[str, str] = {}
+    for response in responses:
+        intents.setdefault(response.intent, "")
+        for entity in response.entities:
+            entities.setdefault(entity, "")
+    return LabelSet(name=name, intents=intents, entities=entities)
+
+
+def label_set_toml(labels: LabelSet) -> str:
+    """``labels`` as TOML that :func:`load_label_set` reads back."""
+    lines = [f"name = {json.dumps(labels.name)}"]
+    for table, items in (("intents", labels.intents), ("entities", labels.entities)):
+        lines += ["", f"[{table}]"]
+        lines += [f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in items.items()]
+    return "\n".join(lines) + "\n"
+
+
+def answer_text(response: Response, labels: LabelSet) -> str:
+    """The one text of ``response``: entities in the label set's order, a single value as a plain string."""
+    entities = {}
+    for name in sorted(response.entities, key=list(labels.entities).index):
+        value = response.entities[name]
+        entities[name] = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return json.dumps({"intent": response.intent, "entities": entities}, ensure_ascii=False)
+
+
+def parse_answer(text: str) -> Response | None:
+    """The response in a model's output, or None where it is not JSON of the contract's form."""
+    try:
+        return Response.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def response_schema(labels: LabelSet) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of every answer that ``labels`` allow, with bounded strings."""
+    value = {"type": "string", "minLength": 1, "maxLength": 200}
+    either = {"anyOf": [value, {"type": "array", "items": value, "minItems": 1, "maxItems": 16}]}
+    in_scope = [intent for intent in labels.intents if intent != OUT_OF_SCOPE]
+
+    def answer(intent: dict[str, Any], entities: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": {"intent": intent, "entities": entities},
+            "required": ["intent", "entities"],
+            "additionalProperties": False,
+        }
+
+    def entity_object(properties: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "object", "properties": properties, "additionalProperties": False}
+
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"{labels.name} response",
+        "anyOf": [
+            answer({"enum": in_scope}, entity_object(dict.fromkeys(labels.entities, either))),
+            answer({"const": OUT_OF_SCOPE}, entity_object({})),
+        ],
+    }
+
+
+def record_schema(labels: LabelSet) -> dict[str, Any]:
+    """JSON Schema of a line of an audit file, for people who write such files."""
+    schema = Record.model_json_schema()
+    schema["properties"]["response"] = response_schema(labels)
+    schema.pop("$defs", None)
+    return schema
+
+
+def validation_message(error: ValidationError) -> str:
+    """All faults of a pydantic error in one line: where, what, and the value."""
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'record'}: {_reason(item['type'], item['msg'])}" for item in error.errors()
+    )
+
+
+def _reason(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "this field is not known"
+    return message.removeprefix("Value error, ")
+
+
+def read_jsonl(path: Path, labels: LabelSet | None = None) -> tuple[list[Record], list["Problem"]]:
+    """Every sound record of a JSON Lines file and a problem for each line that is not.
+
+    Raises UsageError where the file cannot be read at all.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    records, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = Record.model_validate_json(line)
+        except ValidationError as error:
+            problems.append(Problem(file=path.name, line=number, reason=validation_message(error)))
+            continue
+        faults = labels.problems(record.response) if labels else []
+        if faults:
+            problems.append(Problem(file=path.name, line=number, reason="; ".join(faults)))
+        else:
+            records.append(record)
+    return records, problems
+
+
+class Problem(BaseModel):
+    """A line of an audit file that was refused, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    line: int
+    reason: str
+
+
+def write_jsonl(path: Path, records: Sequence[Record]) -> None:
+    """Write ``records`` as JSON Lines, unset fields left out."""
+    text = "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records)
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,127 @@
+"""An artifact is a path with its digest; this is what travels between steps.
+
+Files are written under a temporary name, flushed to disk and renamed, so a path either holds the whole thing or nothing.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.errors import UsageError
+
+_CHUNK = 1 << 20
+
+
+class Artifact(BaseModel):
+    """A file or folder and the SHA-256 of its content.
+
+    The digest of a folder is the SHA-256 of its ``sha256sum`` listing, sorted by relative path.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    path: Path
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, kind: str, path: Path) -> "Artifact":
+        """Measure what lies at ``path``. Raises UsageError where nothing does."""
+        if not path.exists():
+            raise UsageError(f"{path} does not exist; it should hold the {kind}.")
+        files = [path] if path.is_file() else list(_files(path))
+        digest = file_sha256(path) if path.is_file() else hashlib.sha256(checksums(path).encode()).hexdigest()
+        return cls(kind=kind, path=path, sha256=digest, bytes=sum(file.stat().st_size for file in files))
+
+    def verify(self) -> Path:
+        """Return the path if its content still has this digest. Raises UsageError otherwise."""
+        found = Artifact.of(self.kind, self.path).sha256
+        if found != self.sha256:
+            raise UsageError(
+                f"{self.path} has SHA-256 {found[:12]}… where {self.sha256[:12]}… was recorded; it changed after it was "
+                "made. Delete it and run the step again."
+            )
+        return self.path
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def checksums(folder: Path) -> str:
+    """The lines that ``sha256sum`` prints for every file below ``folder``, sorted by relative path."""
+    return "".join(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def code_digest(*packages: str) -> str:
+    """SHA-256 over the Python sources of top-level folders such as ``tasks/quant``, part of the key of a cached step."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for package in sorted(packages):
+        target = root / package
+        for path in [target] if target.is_file() else sorted(target.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is flushed and renamed, on an error removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success it takes the place of ``path``, on an error it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        for file in _files(temporary):
+            _fsync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.chmod(0o755)
+        temporary.replace(path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader sees the old file or the new one, never a part."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

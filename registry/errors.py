@@ -1,0 +1,34 @@
+"""Every error that a user can cause or must act on, with the exit code of the command that meets it.
+
+A message is one or two sentences: what, which value, what to do next.
+"""
+
+
+class GemmillError(Exception):
+    """Base of all expected errors; the command line prints the message and exits with ``exit_code``."""
+
+    exit_code = 1
+
+
+class UsageError(GemmillError):
+    """Bad usage, configuration or input file."""
+
+    exit_code = 2
+
+
+class GateBlocked(GemmillError):
+    """A gate failed: the candidate is registered with its verdict and goes no further."""
+
+    exit_code = 3
+
+
+class DataRefused(GemmillError):
+    """Audit data that breaks the record contract or the expectations of a snapshot."""
+
+    exit_code = 4
+
+
+class ServiceUnavailable(GemmillError):
+    """A server (Ollama, MLflow, Prefect, a device) is out of reach."""
+
+    exit_code = 5
