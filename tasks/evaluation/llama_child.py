@@ -1,0 +1,47 @@
+"""The child process around llama.cpp: ``python -P llama_child.py '{"gguf": ..., ...}'``.
+
+Prints the server's address on one line and serves until standard input closes, which it does when the parent
+ends for whatever reason. Only errors of llama.cpp go to standard error. Imports nothing of this project.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# xllamacpp is a compiled module without stubs.
+
+import json
+import os
+import sys
+from typing import Any
+
+import xllamacpp
+
+_ERRORS_ONLY = 1  # llama.cpp's verbosity: 1 errors, 2 warnings, 3 information
+
+
+def _parameters(options: dict[str, Any]) -> xllamacpp.CommonParams:
+    params = xllamacpp.CommonParams()
+    params.model.path = options["gguf"]
+    params.n_parallel = options["slots"]
+    params.n_ctx = options["slots"] * options["context"]  # the server divides it among the slots
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options["threads"]
+    params.fit_params = False  # never shrink the context in silence
+    params.cache_ram_mib = 0  # prompts are short; the default keeps up to 8 GiB of them
+    params.warmup = False
+    params.ui = False
+    params.endpoint_slots = False
+    params.verbosity = _ERRORS_ONLY
+    return params
+
+
+def main() -> None:
+    # llama.cpp may print; the parent must read nothing but the address.
+    address_stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    server = xllamacpp.Server(_parameters(json.loads(sys.argv[1])))
+    address_stream.write(server.listening_address + "\n")
+    address_stream.close()
+    sys.stdin.buffer.read()
+    os._exit(0)  # nothing to save, and the server's own shutdown waits for running requests
+
+
+if __name__ == "__main__":
+    main()

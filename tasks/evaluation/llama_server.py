@@ -1,0 +1,225 @@
+"""llama.cpp's own server for a GGUF file, in a child process: what ships is what gets measured.
+
+The child matters: a failed GGML assertion aborts its process, and why a file does not load is only printed.
+Prompts go in as token ids: the turn around a command is parsed for control tokens, the command never is.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import httpx
+
+from deployment.prompt import Prompt
+from registry.errors import ServiceUnavailable, UsageError
+from tasks.evaluation.prediction import Prediction, answer_concurrently
+
+_CHILD = Path(__file__).with_name("llama_child.py")
+_START_TIMEOUT = 180.0  # seconds; a 1B file on a cold disk and a busy machine takes tens
+_REQUEST_TIMEOUT = 600.0  # seconds for one answer
+_STOP_TIMEOUT = 5.0  # seconds from closing the child's input to killing it
+
+
+class LlamaServer:
+    """A GGUF file served on 127.0.0.1 while the ``with`` block runs.
+
+    The KV cache holds ``slots * context`` tokens. With ``schema``, answers are constrained to that JSON
+    Schema. Raises UsageError where llama.cpp refuses the file, ServiceUnavailable where it dies later.
+    """
+
+    def __init__(
+        self,
+        gguf: Path,
+        *,
+        prompt: Prompt,
+        threads: int = 1,
+        slots: int = 8,
+        context: int = 1024,
+        max_new_tokens: int = 256,
+        schema: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._gguf = gguf
+        self._prompt = prompt
+        self._threads = threads
+        self._slots = slots
+        self._context = context
+        self._max_new_tokens = max_new_tokens
+        self._schema = schema
+
+    def __enter__(self) -> Self:
+        if not self._gguf.is_file():
+            raise UsageError(f"{self._gguf} is not a file; give the path of a GGUF file.")
+        options = {
+            "gguf": str(self._gguf),
+            "threads": self._threads,
+            "slots": self._slots,
+            "context": self._context,
+        }
+        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", str(_CHILD), json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        try:
+            self._client = httpx.Client(
+                base_url=self._wait_for_address(), timeout=_REQUEST_TIMEOUT, trust_env=False
+            )
+        except BaseException:
+            self._stop_child()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+        self._stop_child()
+
+    def answer(self, commands: Sequence[str]) -> list[Prediction]:
+        """Greedy answers, as many at a time as there are slots."""
+        predictions = answer_concurrently(
+            self._answer_one, commands, workers=self._slots, description=f"asking {self._gguf.name}"
+        )
+        if self._schema is not None:
+            self._refuse_unused_schema()
+        return predictions
+
+    def tokenize_prompt(self, command: str) -> list[int]:
+        """The ids that :meth:`answer` sends: one BOS where the model has one, the turn's control tokens, and
+        the command as plain text."""
+        opening, closing = self._turn_ids
+        return [*opening, *self.tokenize(command.strip()), *closing]
+
+    def chat_template_ids(self, command: str) -> list[int]:
+        """The ids that the server's chat endpoint makes of ``command`` with the template inside the file."""
+        text = self._post("/apply-template", {"messages": [{"role": "user", "content": command}]})["prompt"]
+        return self.tokenize(text, add_bos=True, parse_special=True)
+
+    def tokenize(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
+        """The ids of ``text``; with ``parse_special`` the control tokens written in it are recognised."""
+        body = {"content": text, "add_special": add_bos, "parse_special": parse_special}
+        return self._post("/tokenize", body)["tokens"]
+
+    def next_token_logprobs(self, ids: Sequence[int], n: int | None = None) -> dict[int, float]:
+        """Log-probabilities of the ``n`` likeliest tokens after ``ids``, likeliest first; None means all."""
+        body = {"prompt": list(ids), "n_predict": 1, "n_probs": n or self._vocabulary_size, **_GREEDY}
+        first = self._post("/completion", body)["completion_probabilities"][0]
+        return {item["id"]: item["logprob"] for item in first["top_logprobs"]}
+
+    def _answer_one(self, command: str) -> Prediction:
+        ids = self.tokenize_prompt(command)
+        if len(ids) + self._max_new_tokens > self._context:
+            raise UsageError(
+                f"The prompt of {command[:40]!r}… takes {len(ids)} tokens, which with {self._max_new_tokens} "
+                f"for the answer is more than the context of {self._context}; raise the context or shorten "
+                "the command."
+            )
+        body: dict[str, Any] = {"prompt": ids, "n_predict": self._max_new_tokens, **_GREEDY}
+        if self._schema is not None:
+            body["json_schema"] = self._schema
+        reply = self._post("/completion", body)
+        timings = reply["timings"]
+        return Prediction(
+            text=reply["content"],
+            tokens=reply["tokens_predicted"],
+            seconds=(timings["prompt_ms"] + timings["predicted_ms"]) / 1000,
+        )
+
+    @cached_property
+    def _turn_ids(self) -> tuple[list[int], list[int]]:
+        return (
+            self.tokenize(self._prompt.prefix, add_bos=True, parse_special=True),
+            self.tokenize(self._prompt.suffix, parse_special=True),
+        )
+
+    @cached_property
+    def _vocabulary_size(self) -> int:
+        return self._call("GET", "/v1/models", None)["data"][0]["meta"]["n_vocab"]
+
+    def _post(self, route: str, body: Mapping[str, Any]) -> Any:
+        return self._call("POST", route, body)
+
+    def _call(self, method: str, route: str, body: Mapping[str, Any] | None) -> Any:
+        try:
+            response = self._client.request(method, route, json=body)
+        except httpx.HTTPError as error:
+            reason = self._reason() or f"{type(error).__name__} at {route}"
+            raise ServiceUnavailable(f"llama.cpp stopped answering for {self._gguf}: {reason}.") from error
+        if response.is_error:
+            message = response.json()["error"]["message"]
+            raise UsageError(f"llama.cpp refused a request to {self._gguf.name}: {message}.")
+        return response.json()
+
+    def _wait_for_address(self) -> str:
+        timer = threading.Timer(_START_TIMEOUT, self._child.kill)
+        timer.start()
+        assert self._child.stdout is not None  # noqa: S101 - a pipe was asked for
+        address = self._child.stdout.readline().strip()
+        timed_out = not timer.is_alive()
+        timer.cancel()
+        if address:
+            return address
+        self._child.wait()
+        if timed_out:
+            raise ServiceUnavailable(
+                f"llama.cpp did not load {self._gguf} within {_START_TIMEOUT:.0f} s; try again when the "
+                "machine is less busy."
+            )
+        raise UsageError(
+            f"llama.cpp cannot load {self._gguf}: {self._reason() or 'it gave no reason'}. Export the file "
+            "again or fetch it anew."
+        )
+
+    def _refuse_unused_schema(self) -> None:
+        # The server logs a schema that it cannot compile and then answers without it.
+        if match := re.search(r"failed to compile JSON schema: (.*)", self._log_text()):
+            raise UsageError(f"llama.cpp cannot use the JSON schema: {match[1].strip()}.")
+
+    def _log_text(self) -> str:
+        self._log.flush()
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def _reason(self) -> str:
+        """The line of the child's log that says why it failed, empty where none does."""
+        lines = [line for line in self._log_text().splitlines() if line.strip() and "send_error" not in line]
+        for pattern in _REASONS:
+            for line in lines:
+                if match := pattern.search(line):
+                    return match[1].strip().rstrip(".")
+        return ""
+
+    def _stop_child(self) -> None:
+        assert self._child.stdin is not None  # noqa: S101 - a pipe was asked for
+        assert self._child.stdout is not None  # noqa: S101
+        self._child.stdin.close()
+        try:
+            self._child.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child.stdout.close()
+        self._log.close()
+
+
+# What to look for in the log, best first: a failed assertion, llama.cpp's first error, Python's last line.
+_REASONS = [
+    re.compile(r"(\S*GGML_(?:ASSERT|ABORT).*)"),
+    re.compile(r"^[\d.]+ E (?:\w+\s+)?\w+: (?:error loading model: )?(.*)"),
+    re.compile(r"^(\w+Error: .*)"),
+]
+
+# Explicit, since a GGUF may carry sampling defaults of its own; no prompt cache, so that an answer depends on
+# nothing that was asked before.
+_GREEDY = {"temperature": 0.0, "samplers": ["temperature"], "cache_prompt": False}

@@ -1,0 +1,73 @@
+"""What a model said to a command, and what everything that can answer commands has in common."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model answered, and its share of the run's wall-clock time: the shares add up to the run."""
+
+    text: str
+    tokens: int  # generated ones, the end of turn included; 0 where a server does not say
+    seconds: float
+
+
+class Runtime(Protocol):
+    """A model that answers audit commands greedily, opened and closed by ``with``."""
+
+    def answer(self, commands: Sequence[str]) -> list[Prediction]:
+        """One prediction for each command, in their order."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def answers_progress() -> Progress:
+    """A progress bar with the time that is left, on a terminal only."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def answer_concurrently(
+    ask: Callable[[str], Prediction], commands: Sequence[str], *, workers: int, description: str
+) -> list[Prediction]:
+    """Ask for every command with up to ``workers`` at a time. The first error stops the run."""
+    started = time.perf_counter()
+    predictions = []
+    with answers_progress() as progress, ThreadPoolExecutor(workers) as pool:
+        task = progress.add_task(description, total=len(commands))
+        try:
+            for prediction in pool.map(ask, commands):
+                predictions.append(prediction)
+                progress.advance(task)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return _shares(predictions, time.perf_counter() - started)
+
+
+def _shares(predictions: list[Prediction], wall_seconds: float) -> list[Prediction]:
+    """Scale the overlapping times of concurrent answers to the wall-clock time that they took together."""
+    busy = sum(prediction.seconds for prediction in predictions)
+    scale = wall_seconds / busy if busy else 0.0
+    return [replace(prediction, seconds=prediction.seconds * scale) for prediction in predictions]
