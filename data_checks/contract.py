@@ -1,7 +1,7 @@
 """The record contract: one audit command with the JSON answer that a device should give.
 
-Intents and entity types are data: a plant brings its own label set as a TOML file. Everything that checks or constrains
-an answer (validation, constrained decoding, the package's schema) uses the JSON Schema made here.
+Intents and entity types are data: a plant brings its own label set as a TOML file. Everything that checks or
+constrains an answer (validation, constrained decoding, the package's schema) uses the JSON Schema made here.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from registry.artifacts import write_text
 from registry.errors import UsageError
 
 OUT_OF_SCOPE = "out_of_scope"
@@ -77,7 +78,11 @@ class LabelSet(BaseModel):
     @field_validator("intents")
     @classmethod
     def _out_of_scope_is_an_intent(cls, intents: dict[str, str]) -> dict[str, str]:
-        return intents if OUT_OF_SCOPE in intents else {**intents, OUT_OF_SCOPE: "anything that is not an audit command"}
+        return (
+            intents
+            if OUT_OF_SCOPE in intents
+            else {**intents, OUT_OF_SCOPE: "anything that is not an audit command"}
+        )
 
     def problems(self, response: Response) -> list[str]:
         """What in ``response`` this label set does not allow; empty where all is well."""
@@ -116,7 +121,9 @@ def label_set_toml(labels: LabelSet) -> str:
     lines = [f"name = {json.dumps(labels.name)}"]
     for table, items in (("intents", labels.intents), ("entities", labels.entities)):
         lines += ["", f"[{table}]"]
-        lines += [f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in items.items()]
+        lines += [
+            f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in items.items()
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -175,7 +182,8 @@ def record_schema(labels: LabelSet) -> dict[str, Any]:
 def validation_message(error: ValidationError) -> str:
     """All faults of a pydantic error in one line: where, what, and the value."""
     return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'record'}: {_reason(item['type'], item['msg'])}" for item in error.errors()
+        f"{'.'.join(map(str, item['loc'])) or 'record'}: {_reason(item['type'], item['msg'])}"
+        for item in error.errors()
     )
 
 
@@ -224,4 +232,4 @@ class Problem(BaseModel):
 def write_jsonl(path: Path, records: Sequence[Record]) -> None:
     """Write ``records`` as JSON Lines, unset fields left out."""
     text = "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.errors import UsageError
 
+CHECKSUMS = "SHA256SUMS"
 _CHUNK = 1 << 20
 
 
@@ -60,6 +61,31 @@ def checksums(folder: Path) -> str:
     return "".join(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
 
 
+def write_checksums(folder: Path) -> None:
+    """Write the SHA256SUMS of a finished folder; ``sha256sum -c SHA256SUMS`` checks it too."""
+    (folder / CHECKSUMS).unlink(missing_ok=True)
+    (folder / CHECKSUMS).write_text(checksums(folder), encoding="utf-8")
+
+
+def verify_checksums(folder: Path) -> dict[str, str]:
+    """Return relative path -> SHA-256 as SHA256SUMS lists them, if the folder holds exactly those files.
+
+    Raises UsageError naming the first file that changed, is missing or is not listed.
+    """
+    try:
+        lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{folder} has no readable {CHECKSUMS}; fetch or build the folder again.") from error
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = {name: digest for digest, _, name in (line.partition("  ") for line in checksums(folder).splitlines())}
+    found.pop(CHECKSUMS, None)
+    for name in sorted(listed.keys() | found.keys()):
+        if listed.get(name) != found.get(name):
+            fault = "is missing" if name not in found else "has changed" if name in listed else "is not listed"
+            raise UsageError(f"{folder / name} {fault}, says {CHECKSUMS}; fetch or build the folder again.")
+    return listed
+
+
 def file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
@@ -94,6 +120,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
+    temporary.chmod(0o644)  # mkstemp's 0600 would follow the file to its final name
     try:
         yield temporary
         _fsync(temporary)
