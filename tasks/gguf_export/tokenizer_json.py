@@ -1,0 +1,117 @@
+"""A GGUF vocabulary as the tokenizer.json that Hugging Face reads, laid out as Google's own for Gemma 3.
+
+llama.cpp merges the two neighbours whose joined piece has the best score; Hugging Face's BPE merges by the rank
+of the pair. The ranks follow from the scores: every split of a piece into two pieces, best score first.
+"""
+
+from typing import Any
+
+from gguf.constants import TokenType
+
+from registry.errors import UsageError
+from tasks.gguf_export.tokenizer import Vocabulary
+
+SPACE_MARK = "▁"
+
+
+def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The content of tokenizer.json: BPE with byte fallback, one BOS before each text."""
+    pieces = [
+        token.replace(" ", SPACE_MARK) if type_ == TokenType.USER_DEFINED else token
+        for token, type_ in zip(vocabulary.tokens, vocabulary.types, strict=True)
+    ]
+    ids = {piece: id_ for id_, piece in enumerate(pieces)}
+    if len(ids) != len(pieces):
+        raise UsageError(
+            f"the vocabulary holds {len(pieces) - len(ids)} pieces twice, which tokenizer.json cannot express."
+        )
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": _added_tokens(pieces, vocabulary.types),
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK},
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        },
+        "post_processor": _bos_first(vocabulary, pieces),
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": pieces[vocabulary.unknown],
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": ids,
+            "merges": merges(pieces, vocabulary.scores, vocabulary.types),
+        },
+    }
+
+
+def merges(pieces: list[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
+    """The pairs that join to a normal or user-defined piece, best rank first.
+
+    User-defined pieces rank with score 0; equal scores go by the longer left part, then the longer right part,
+    then the id. For Gemma 3 this is Google's list, pair for pair.
+    """
+    mergeable = {
+        piece: id_
+        for id_, (piece, type_) in enumerate(zip(pieces, types, strict=True))
+        if type_ in (TokenType.NORMAL, TokenType.USER_DEFINED)
+    }
+    ranked = []
+    for piece, id_ in mergeable.items():
+        badness = -scores[id_] if types[id_] == TokenType.NORMAL else 0.0
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in mergeable and right in mergeable:
+                ranked.append((badness, -cut, cut - len(piece), id_, left, right))
+    ranked.sort()
+    return [(left, right) for *_, left, right in ranked]
+
+
+def _added_tokens(pieces: list[str], types: list[int]) -> list[dict[str, Any]]:
+    special = (TokenType.CONTROL, TokenType.UNKNOWN)
+    return [
+        {
+            "id": id_,
+            "content": piece,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": type_ in special,
+        }
+        for id_, (piece, type_) in enumerate(zip(pieces, types, strict=True))
+        if type_ in special or type_ == TokenType.USER_DEFINED
+    ]
+
+
+def _bos_first(vocabulary: Vocabulary, pieces: list[str]) -> dict[str, Any]:
+    bos = pieces[vocabulary.bos]
+
+    def sequence(id_: str, type_id: int) -> list[dict[str, Any]]:
+        return [
+            {"SpecialToken": {"id": bos, "type_id": type_id}},
+            {"Sequence": {"id": id_, "type_id": type_id}},
+        ]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": sequence("A", 0),
+        "pair": [*sequence("A", 0), *sequence("B", 1)],
+        "special_tokens": {bos: {"id": bos, "ids": [vocabulary.bos], "tokens": [bos]}},
+    }
