@@ -1,0 +1,127 @@
+"""The connection to MLflow: a SQLite store below the home folder, or a tracking server.
+
+The connection belongs to the process, as MLflow's own tracking URI does: the steps of a flow name runs by id.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from registry.errors import ServiceUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "gemmill"
+_PROBE_SECONDS = 5.0
+_QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.tracing")
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 14 s of patience where MLflow's default is 4 minutes
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """An open MLflow store and the experiment that holds every run."""
+
+    client: "MlflowClient"
+    experiment_id: str
+    uri: str
+
+
+_connection: Connection | None = None
+
+
+def connect(home: Path, tracking_uri: str | None = None) -> str:
+    """Open the store that this process uses from now on and return its URI.
+
+    ``tracking_uri``, else MLFLOW_TRACKING_URI, names a server or database; without either the store is
+    ``home/mlflow.db``, artifacts in ``home/mlartifacts``. Raises ServiceUnavailable if no server answers.
+    """
+    global _connection
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    home = home.resolve()
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    is_server = uri.startswith(("http://", "https://"))
+    if is_server:
+        _require_answer(uri)
+    else:
+        home.mkdir(parents=True, exist_ok=True)
+    # A server keeps artifacts where its operator said; a database alone would put them in the current folder.
+    artifacts = None if is_server else (home / "mlartifacts").as_uri()
+
+    from mlflow import MlflowClient
+
+    with store_errors(uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        _connection = Connection(client=client, experiment_id=_experiment(client, artifacts), uri=uri)
+    return uri
+
+
+def connection() -> Connection:
+    """The store of this process. Raises UsageError before :func:`connect`."""
+    if _connection is None:
+        raise UsageError("MLflow is not connected in this process; call registry.models.connect first.")
+    return _connection
+
+
+@contextmanager
+def store_errors(uri: str | None = None) -> Iterator[None]:
+    """Turn what MLflow raises into a ServiceUnavailable or a UsageError of one sentence; also a decorator."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    where = uri or connection().uri
+    try:
+        yield
+    except RequestException as error:
+        raise ServiceUnavailable(f"MLflow at {where} is out of reach: {_first_line(error)}.") from error
+    except MlflowException as error:
+        kind = ServiceUnavailable if error.get_http_status_code() >= 500 else UsageError
+        raise kind(f"MLflow at {where}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _require_answer(uri: str) -> None:
+    try:
+        httpx.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServiceUnavailable(
+            f"No MLflow server answers at {uri} ({_first_line(error)}); start it, or unset "
+            "MLFLOW_TRACKING_URI to use the local store."
+        ) from error
+
+
+def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    def stored() -> str | None:
+        found = client.get_experiment_by_name(EXPERIMENT)
+        return found.experiment_id if found else None
+
+    try:
+        return stored() or client.create_experiment(
+            EXPERIMENT,
+            artifact_location=artifacts,
+            tags={"mlflow.experimentKind": "custom_model_development"},
+        )
+    except MlflowException as error:
+        other = stored()  # another process was faster
+        if other is None:
+            raise error
+        return other
