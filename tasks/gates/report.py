@@ -1,0 +1,52 @@
+"""A verdict for people: a terminal table and Markdown."""
+
+from rich.table import Table
+
+from tasks.gates.judge import Gate, Verdict
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """The gates as a rich table."""
+    table = Table(title=_headline(verdict), title_justify="left", title_style="bold")
+    table.add_column("gate", no_wrap=True)
+    table.add_column("")
+    for column in ("value", "threshold", "baseline"):
+        table.add_column(column, justify="right")
+    table.add_column("compared with")
+    for gate in verdict.gates:
+        mark = "[green]pass[/]" if gate.passed else "[bold red]FAIL[/]"
+        table.add_row(gate.name, mark, *_cells(gate), style=None if gate.passed else "red")
+    return table
+
+
+def verdict_markdown(verdict: Verdict) -> str:
+    """The gates as Markdown, with the reason of each that failed above the table."""
+    lines = [f"**{_headline(verdict)}**", ""]
+    if verdict.failed:
+        lines += [f"- `{gate.name}`: {gate.reason}" for gate in verdict.failed] + [""]
+    lines += ["| gate | | value | threshold | baseline | compared with |", "|---|---|---:|---:|---:|---|"]
+    for gate in verdict.gates:
+        cells = " | ".join(cell.replace("|", "\\|") for cell in _cells(gate))
+        lines.append(f"| `{gate.name}` | {'pass' if gate.passed else '**FAIL**'} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _headline(verdict: Verdict) -> str:
+    total = len(verdict.gates)
+    return f"all {total} gates passed" if verdict.passed else f"{len(verdict.failed)} of {total} gates failed"
+
+
+def _cells(gate: Gate) -> tuple[str, str, str, str]:
+    return _number(gate.value), _asked(gate), _number(gate.baseline), gate.compared_with
+
+
+def _asked(gate: Gate) -> str:
+    if isinstance(gate.threshold, bool) or gate.threshold is None:
+        return _number(gate.threshold)
+    return f"{'≤ ×' if gate.name.startswith('norm_outliers') else '≥ '}{gate.threshold:.4g}"
+
+
+def _number(value: bool | float | None) -> str:
+    if value is None:
+        return "–"
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.4g}"

@@ -1,0 +1,39 @@
+"""The floors and tolerances that a candidate must keep: the table ``[gates]`` of a profile."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.forensics.comparison import RATIO_MAX
+
+_Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Thresholds(BaseModel):
+    """What is asked of a candidate, as shares between 0 and 1 of the test rows where nothing else is said.
+
+    A floor of 0 still asks that the metric was measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    json_validity_min: _Share
+    intent_accuracy_min: _Share
+    exact_match_min: _Share
+    entity_f1_min: _Share
+    oos_recall_min: _Share
+    oos_precision_min: _Share
+    max_drop: _Share = Field(default=0.01, description="how far any of the six may fall below the champion's")
+    norm_outlier_ratio_max: float = Field(
+        default=RATIO_MAX,
+        gt=1.0,
+        description="how many times its baseline's a norm gain may be, channel by channel",
+    )
+
+    def floors(self) -> dict[str, float]:
+        """Metric name -> absolute floor."""
+        return {
+            name.removesuffix("_min"): value
+            for name, value in self.model_dump().items()
+            if name.endswith("_min")
+        }
