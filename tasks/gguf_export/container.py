@@ -1,12 +1,14 @@
-"""Reading the GGUF container: header, metadata and tensors by row ranges, nothing of which is trusted.
+"""The GGUF container: reads metadata and, by row ranges, tensors, none of them trusted; packs headers.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The reader of the ``gguf`` package keeps an
-array per token and takes 12 s for a vocabulary of 262,144; this one takes a fraction of a second and checks every
-length first.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The reader of the ``gguf`` package keeps
+an array per token and takes 12 s for a vocabulary of 262,144; this one takes a fraction of a second and
+checks every length first.
 """
 
 import mmap
+import os
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,10 @@ from gguf.quants import dequantize
 
 from registry.errors import UsageError
 
+ALIGNMENT = 32  # bytes, where a file names no other
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
-_DEFAULT_ALIGNMENT = 32
 
 _SCALARS = {
     GGUFValueType.UINT8: "<u1",
@@ -56,8 +58,17 @@ class Tensor:
         return int(np.prod(self.shape[:-1], dtype=np.int64))
 
 
+@dataclass(frozen=True)
+class KeyValue:
+    """A metadata entry; a list is an array of ``type``."""
+
+    key: str
+    type: GGUFValueType
+    value: Any
+
+
 class GgufFile:
-    """A GGUF file, memory mapped; raises UsageError where it is cut short or malformed.
+    """A GGUF file; raises UsageError where it is cut short or malformed.
 
     ``metadata`` holds plain Python values in the file's order, ``types`` the value type of each key (for an
     array, of its elements).
@@ -69,13 +80,16 @@ class GgufFile:
         self.types: dict[str, GGUFValueType] = {}
         self.tensors: dict[str, Tensor] = {}
         try:
-            with path.open("rb") as stream:
-                self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read as GGUF: {_reason(error)}.") from error
+            self._stream = path.open("rb")
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
         try:
-            self._parse()
-        except _Malformed as error:
+            self._size = os.fstat(self._stream.fileno()).st_size
+            if not self._size:
+                raise _Malformed("it is empty")
+            with mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                self._parse(_Cursor(data))
+        except (_Malformed, OSError) as error:
             self.close()
             raise UsageError(
                 f"{path} is not a sound GGUF file: {error}. Copy or convert it again and compare its SHA-256."
@@ -88,26 +102,30 @@ class GgufFile:
         self.close()
 
     def close(self) -> None:
-        self._data.close()
+        self._stream.close()
 
     def raw_rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """The stored bytes of rows ``start`` to ``stop``, shape (rows, bytes per row)."""
         tensor = self.tensors[name]
         stride = tensor.nbytes // tensor.rows
-        begin = tensor.offset + start * stride
-        return np.frombuffer(self._data[begin : begin + (stop - start) * stride], dtype=np.uint8).reshape(
-            -1, stride
-        )
+        length = (stop - start) * stride
+        raw = os.pread(self._stream.fileno(), length, tensor.offset + start * stride)
+        if len(raw) != length:
+            raise UsageError(f"{self.path} was cut short while it was read; copy it again.")
+        return np.frombuffer(raw, dtype=np.uint8).reshape(-1, stride)
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` as float32, shape (rows, row length)."""
         tensor = self.tensors[name]
-        raw = self.raw_rows(name, start, stop)
-        values = dequantize(raw, tensor.type)
+        try:
+            values = dequantize(self.raw_rows(name, start, stop), tensor.type)
+        except NotImplementedError:
+            raise UsageError(
+                f"{name} in {self.path} has the type {tensor.type.name}, which is not read."
+            ) from None
         return values.reshape(-1, tensor.row_length)
 
-    def _parse(self) -> None:
-        cursor = _Cursor(self._data)
+    def _parse(self, cursor: "_Cursor") -> None:
         if cursor.take(4) != _MAGIC:
             raise _Malformed("it does not begin with the letters GGUF")
         version = cursor.scalar("<u4")
@@ -119,7 +137,7 @@ class GgufFile:
             if key in self.metadata:
                 raise _Malformed(f"the key {key!r} appears twice")
             self.metadata[key], self.types[key] = cursor.value()
-        alignment = self.metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+        alignment = self.metadata.get("general.alignment", ALIGNMENT)
         if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
             raise _Malformed(f"the alignment {alignment!r} is not a power of two")
         headers = [cursor.tensor_header() for _ in range(tensor_count)]
@@ -141,7 +159,7 @@ class GgufFile:
         if not elements or shape[-1] % block:
             raise _Malformed(f"the tensor {name!r} of {type_.name} has the impossible shape {shape}")
         nbytes = elements // block * block_bytes
-        if offset + nbytes > len(self._data):
+        if offset + nbytes > self._size:
             raise _Malformed(f"the tensor {name!r} ends beyond the end of the file; it is cut short")
         self.tensors[name] = Tensor(name=name, shape=shape, type=type_, offset=offset, nbytes=nbytes)
 
@@ -210,5 +228,32 @@ class _Cursor:
         return name, shape, self.scalar("<u4"), self.scalar("<u8")
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+def header_bytes(
+    entries: Iterable[KeyValue], tensors: Iterable[tuple[str, tuple[int, ...], int, int]]
+) -> bytes:
+    """A whole header, padded to the alignment; ``tensors`` gives name, shape, type and offset in the data."""
+    keys = [_packed_text(entry.key) + _packed_value(entry) for entry in entries]
+    infos = [
+        _packed_text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), type_, offset)
+        for name, shape, type_, offset in tensors
+    ]
+    header = b"".join([_MAGIC, struct.pack("<IQQ", _VERSIONS[-1], len(infos), len(keys)), *keys, *infos])
+    return header + bytes(-len(header) % ALIGNMENT)
+
+
+def _packed_text(text: str) -> bytes:
+    encoded = text.encode("utf-8")
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _packed_value(entry: KeyValue) -> bytes:
+    if not isinstance(entry.value, list):
+        return struct.pack("<I", entry.type) + _packed_items([entry.value], entry.type)
+    prefix = struct.pack("<IIQ", GGUFValueType.ARRAY, entry.type, len(entry.value))
+    return prefix + _packed_items(entry.value, entry.type)
+
+
+def _packed_items(items: list[Any], kind: GGUFValueType) -> bytes:
+    if kind is GGUFValueType.STRING:
+        return b"".join(map(_packed_text, items))
+    return np.array(items, dtype=_SCALARS[kind]).tobytes()

@@ -1,9 +1,12 @@
-"""Tensor names of Gemma 3 in Hugging Face checkpoints and in GGUF, and which of them are stored as 1 + w.
+"""Tensor names of Gemma 3 in Hugging Face checkpoints and in GGUF, their shapes, and which hold 1 + w.
 
 Gemma's RMSNorm multiplies by (1 + w), llama.cpp's by its weight, so GGUF holds 1 + w for every norm.
 """
 
 import re
+from collections.abc import Mapping
+
+from registry.errors import UsageError
 
 EMBEDDING = "model.embed_tokens.weight"
 OUTPUT = "lm_head.weight"
@@ -24,30 +27,20 @@ _LAYER = {
     "mlp.down_proj": "ffn_down",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
-_LAYER_BACK = {gguf: hf for hf, gguf in _LAYER.items()}
-_TOP_BACK = {gguf: hf for hf, gguf in _TOP.items()}
 _HF_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
-_GGUF_LAYER = re.compile(r"blk\.(\d+)\.(.+)\.weight")
 
 
-def gguf_name(hf_name: str) -> str | None:
-    """``model.layers.3.mlp.down_proj.weight`` -> ``blk.3.ffn_down.weight``; None where Gemma 3 has no such tensor."""
+def gguf_name(hf_name: str) -> str:
+    """``model.layers.3.mlp.down_proj.weight`` -> ``blk.3.ffn_down.weight``.
+
+    Raises UsageError for a name that Gemma 3's text model does not have.
+    """
     if hf_name in _TOP:
         return _TOP[hf_name]
     match = _HF_LAYER.fullmatch(hf_name)
-    return f"blk.{match[1]}.{_LAYER[match[2]]}.weight" if match and match[2] in _LAYER else None
-
-
-def hf_name(gguf_name: str) -> str | None:
-    """The way back of :func:`gguf_name`."""
-    if gguf_name in _TOP_BACK:
-        return _TOP_BACK[gguf_name]
-    match = _GGUF_LAYER.fullmatch(gguf_name)
-    return (
-        f"model.layers.{match[1]}.{_LAYER_BACK[match[2]]}.weight"
-        if match and match[2] in _LAYER_BACK
-        else None
-    )
+    if match is None or match[2] not in _LAYER:
+        raise UsageError(f"{hf_name} is no tensor of a Gemma 3 text model; only those can be converted.")
+    return f"blk.{match[1]}.{_LAYER[match[2]]}.weight"
 
 
 def is_norm(name: str) -> bool:
@@ -55,10 +48,30 @@ def is_norm(name: str) -> bool:
     return name.endswith("norm.weight")
 
 
-def expected_names(layers: int) -> dict[str, str]:
-    """Hugging Face name -> GGUF name of all tensors of a Gemma 3 text model with a tied embedding."""
-    return dict(_TOP) | {
-        f"model.layers.{layer}.{hf}.weight": f"blk.{layer}.{gguf}.weight"
-        for layer in range(layers)
-        for hf, gguf in _LAYER.items()
+def tensor_shapes(config: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Hugging Face name -> shape of all tensors of a Gemma 3 text model with a tied embedding.
+
+    ``config`` has the number fields of Gemma3TextConfig.
+    """
+    hidden, mlp, head = (config[key] for key in ("hidden_size", "intermediate_size", "head_dim"))
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    shapes = {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.q_norm": (head,),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.k_norm": (head,),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (mlp, hidden),
+        "mlp.up_proj": (mlp, hidden),
+        "mlp.down_proj": (hidden, mlp),
+    }
+    return {
+        EMBEDDING: (config["vocab_size"], hidden),
+        "model.norm.weight": (hidden,),
+        **{
+            f"model.layers.{layer}.{part}.weight": shapes.get(part, (hidden,))
+            for layer in range(config["num_hidden_layers"])
+            for part in _LAYER
+        },
     }

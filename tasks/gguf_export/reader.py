@@ -12,13 +12,12 @@ from deployment.prompt import END_OF_TURN, Prompt, chat_template
 from registry.artifacts import atomic_directory
 from registry.errors import UsageError
 from tasks.gguf_export.container import GgufFile, Tensor
-from tasks.gguf_export.names import expected_names, is_norm
+from tasks.gguf_export.metadata import ARCHITECTURE, layer_types
+from tasks.gguf_export.names import gguf_name, is_norm, tensor_shapes
 from tasks.gguf_export.tokenizer import Vocabulary
 from tasks.gguf_export.tokenizer_json import tokenizer_json
 
-ARCHITECTURE = "gemma3"
-LOCAL_LAYERS_PER_GLOBAL = 5  # llama.cpp's pattern for gemma3 where the file names none
-LOCAL_ROPE_THETA = 10_000.0  # llama.cpp's value for gemma3 where the file names none
+_LOCAL_ROPE_THETA = 10_000.0  # llama.cpp's value for gemma3 where the file names none
 _CHUNK_ELEMENTS = 1 << 22  # 16 MB of float32 at a time
 
 # Keys that change the function and that this reader does not carry over.
@@ -28,20 +27,18 @@ _UNSUPPORTED = ("rope.scaling.", "attention.sliding_window_pattern", "logit_soft
 def import_gguf(gguf: Path, out_dir: Path) -> None:
     """Write ``gguf`` as a Hugging Face folder: float32 weights, config, tokenizer, generation config.
 
-    Dequantised a few rows at a time, so memory stays at tens of megabytes plus the vocabulary. Raises UsageError
-    for another architecture, a malformed file or a target that is not empty; nothing is written then.
+    Dequantised a few rows at a time, so memory stays at tens of megabytes plus the vocabulary. Raises
+    UsageError for another architecture, a malformed file or a target that is not empty; nothing is written
+    then.
     """
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UsageError(f"{out_dir} exists and is not an empty folder; name another one or delete it.")
     with GgufFile(gguf) as file:
         config = model_config(file)
         vocabulary = read_vocabulary(file)
-        if len(vocabulary.tokens) != config["vocab_size"]:
-            raise UsageError(
-                f"{gguf} has {len(vocabulary.tokens)} tokens but an embedding of {config['vocab_size']} rows."
-            )
+        tensors = _checked_tensors(file, config)
         with atomic_directory(out_dir) as folder:
-            _write_weights(file, config["num_hidden_layers"], folder / "model.safetensors")
+            _write_weights(file, tensors, folder / "model.safetensors")
             _write_json(folder / "config.json", config)
             _write_json(folder / "generation_config.json", _generation_config(file, config))
             _write_json(folder / "tokenizer_config.json", _tokenizer_config(file, vocabulary))
@@ -57,18 +54,21 @@ def model_config(file: GgufFile) -> dict[str, Any]:
         raise UsageError(
             f"{file.path} holds the architecture {architecture!r}; only {ARCHITECTURE} can be imported."
         )
-    for key in file.metadata:
-        if key.startswith(f"{ARCHITECTURE}.") and any(part in key for part in _UNSUPPORTED):
+    for key, value in file.metadata.items():
+        if (
+            key.startswith(f"{ARCHITECTURE}.")
+            and any(part in key for part in _UNSUPPORTED)
+            and value != "none"
+        ):
             raise UsageError(f"{file.path} sets {key}, which the import does not support.")
     layers = _number(file, "block_count")
+    tokens = _list(file, "tokenizer.ggml.tokens", str)
     eos = _token_id(file, "eos")
-    end_of_turn = [
-        id_ for id_, token in enumerate(file.metadata["tokenizer.ggml.tokens"]) if token == END_OF_TURN
-    ]
+    end_of_turn = [id_ for id_, token in enumerate(tokens) if token == END_OF_TURN]
     return {
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
-        "vocab_size": _tensor(file, "token_embd.weight").shape[0],
+        "vocab_size": len(tokens),
         "hidden_size": _number(file, "embedding_length"),
         "intermediate_size": _number(file, "feed_forward_length"),
         "num_hidden_layers": layers,
@@ -87,7 +87,7 @@ def model_config(file: GgufFile) -> dict[str, Any]:
             },
             "sliding_attention": {
                 "rope_type": "default",
-                "rope_theta": _float(file, "rope.freq_base_swa", LOCAL_ROPE_THETA),
+                "rope_theta": _float(file, "rope.freq_base_swa", _LOCAL_ROPE_THETA),
             },
         },
         "rms_norm_eps": _float(file, "attention.layer_norm_rms_epsilon"),
@@ -106,12 +106,6 @@ def model_config(file: GgufFile) -> dict[str, Any]:
     }
 
 
-def layer_types(layers: int) -> list[str]:
-    """Gemma 3's pattern: every sixth layer attends to the whole context."""
-    period = LOCAL_LAYERS_PER_GLOBAL + 1
-    return ["sliding_attention" if (layer + 1) % period else "full_attention" for layer in range(layers)]
-
-
 def read_vocabulary(file: GgufFile) -> Vocabulary:
     """The vocabulary of ``file``. Raises UsageError where it is not SentencePiece's, or unsound."""
     model = file.metadata.get("tokenizer.ggml.model")
@@ -125,7 +119,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
     )
     if not len(tokens) == len(scores) == len(types):
         raise UsageError(
-            f"{file.path} has {len(tokens)} tokens, {len(scores)} scores and {len(types)} types."
+            f"{file.path} has {len(tokens)} tokens, but {len(scores)} scores and {len(types)} types."
         )
     return Vocabulary(
         tokens=tokens,
@@ -147,18 +141,27 @@ def tensor_rows(file: GgufFile, name: str) -> Iterator[np.ndarray]:
         yield values - np.float32(1) if is_norm(name) else values
 
 
-def _write_weights(file: GgufFile, layers: int, path: Path) -> None:
-    """All tensors as float32 in one safetensors file, streamed."""
-    gguf_names = expected_names(layers)
-    wanted = {name: _tensor(file, gguf_names[name]) for name in gguf_names}
-    unknown = sorted(set(file.tensors) - set(gguf_names.values()))
-    if unknown:
+def _checked_tensors(file: GgufFile, config: dict[str, Any]) -> dict[str, Tensor]:
+    """Hugging Face name -> tensor of ``file``, once it is known to hold exactly the tensors of ``config``."""
+    if config["num_hidden_layers"] > len(file.tensors):
         raise UsageError(
-            f"{file.path} holds {unknown[0]!r}, which a Gemma 3 text model of {layers} layers lacks."
+            f"{file.path} has {len(file.tensors)} tensors, too few for {config['num_hidden_layers']} layers."
         )
+    shapes = {gguf_name(name): shape for name, shape in tensor_shapes(config).items()}
+    for name in [*shapes, *file.tensors]:
+        found = file.tensors[name].shape if name in file.tensors else None
+        if found != shapes.get(name):
+            raise UsageError(
+                f"{file.path} has {name} of shape {found} where its metadata asks for {shapes.get(name)}."
+            )
+    return {name: file.tensors[gguf_name(name)] for name in tensor_shapes(config)}
+
+
+def _write_weights(file: GgufFile, tensors: dict[str, Tensor], path: Path) -> None:
+    """All tensors as float32 in one safetensors file, streamed."""
     with path.open("wb") as stream:
-        _write_safetensors_header(stream, wanted)
-        for tensor in wanted.values():
+        _write_safetensors_header(stream, tensors)
+        for tensor in tensors.values():
             for values in tensor_rows(file, tensor.name):
                 stream.write(np.ascontiguousarray(values, dtype="<f4").data)
 
@@ -196,12 +199,6 @@ def _tokenizer_config(file: GgufFile, vocabulary: Vocabulary) -> dict[str, Any]:
         "model_max_length": _number(file, "context_length"),
         "chat_template": file.metadata.get("tokenizer.chat_template", chat_template(Prompt())),
     }
-
-
-def _tensor(file: GgufFile, name: str) -> Tensor:
-    if name not in file.tensors:
-        raise UsageError(f"{file.path} lacks the tensor {name!r}; it is not a whole Gemma 3 text model.")
-    return file.tensors[name]
 
 
 def _list(file: GgufFile, key: str, kind: type) -> list[Any]:

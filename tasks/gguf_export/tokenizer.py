@@ -1,6 +1,31 @@
-"""The vocabulary as GGUF stores it: pieces, scores, types and the ids that the runtime needs."""
+"""The vocabulary as GGUF stores it, made from tokenizer.json or, where there is none, from tokenizer.model.
 
+Upstream's converter needs tokenizer.model and takes a wrong path without a word where only tokenizer.json
+exists, which is what transformers saves. Pieces, scores and types are all in tokenizer.json; what they cannot
+express is refused.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf.constants import TokenType
+
+from registry.errors import UsageError
+from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.sentencepiece_model import read_pieces
+
+SPACE_MARK = "▁"
+ADDED_TOKEN_SCORE = -1000.0
+UNUSED_SCORE = -10_000.0
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+# Control tokens that Gemma's files do not always mark as special; the list is upstream's.
+_LOOKS_SPECIAL = re.compile(
+    r"<pad>|<mask>|<2mass>|\[@BOS@\]|<unused.*>|<\|.*\|>|<(start|end)_of_turn>", re.DOTALL
+)
+_MERGEABLE = (TokenType.NORMAL, TokenType.USER_DEFINED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,3 +39,200 @@ class Vocabulary:
     eos: int
     unknown: int
     padding: int
+
+
+def load_vocabulary(model_dir: Path, config: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary of ``model_dir``, as long as its embedding.
+
+    As upstream does, one that is too long is cut where only added tokens are lost, and one that is too short
+    is filled with unused tokens. Raises UsageError where the tokenizer is missing, of another kind, or does
+    what llama.cpp would not.
+    """
+    size = config["vocab_size"]
+    if (model_dir / "tokenizer.json").is_file():
+        tokens, scores, types = _from_tokenizer_json(model_dir / "tokenizer.json", size)
+    elif (model_dir / "tokenizer.model").is_file():
+        tokens, scores, types = _from_sentencepiece(model_dir, size)
+    else:
+        raise UsageError(
+            f"{model_dir} has neither tokenizer.json nor tokenizer.model; save its tokenizer there."
+        )
+    settings_file = model_dir / "tokenizer_config.json"
+    settings = read_json(settings_file) if settings_file.is_file() else {}
+    ids = {token: id_ for id_, token in enumerate(tokens)}
+    return Vocabulary(
+        tokens=tokens,
+        scores=scores,
+        types=types,
+        bos=_special_id("bos", settings, config, ids, default="<bos>"),
+        eos=_special_id("eos", settings, config, ids, default="<eos>"),
+        unknown=_special_id("unk", settings, config, ids, default="<unk>"),
+        padding=_special_id("pad", settings, config, ids, default="<pad>"),
+    )
+
+
+def merges(pieces: Iterable[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
+    """The pairs that join to a normal or user-defined piece, best rank first: scores as BPE merges.
+
+    User-defined pieces rank with score 0; equal scores go by the longer left part, then the longer right
+    part, then the id. For Gemma 3 this is Google's list, pair for pair.
+    """
+    mergeable = {piece: id_ for id_, piece in enumerate(pieces) if types[id_] in _MERGEABLE}
+    ranked = []
+    for piece, id_ in mergeable.items():
+        badness = -scores[id_] if types[id_] == TokenType.NORMAL else 0.0
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in mergeable and right in mergeable:
+                ranked.append((badness, -cut, cut - len(piece), id_, left, right))
+    ranked.sort()
+    return [(left, right) for *_, left, right in ranked]
+
+
+def _from_tokenizer_json(path: Path, size: int) -> tuple[list[str], list[float], list[int]]:
+    content = read_json(path)
+    model, added = content.get("model"), content.get("added_tokens")
+    if not isinstance(model, Mapping) or not isinstance(added, list):
+        raise UsageError(f"{path} is no tokenizer.json: it lacks its model or its added tokens.")
+    _check_kind(path, content, model)
+    added_tokens = _added_tokens(path, added)
+    pieces: dict[int, str] = {id_: piece for piece, id_ in model["vocab"].items() if type(id_) is int}
+    if len(pieces) != len(model["vocab"]) or (pieces and min(pieces) < 0):
+        raise UsageError(f"{path} has a vocabulary with ids that are repeated or no numbers.")
+    lost = [piece for id_, piece in pieces.items() if id_ >= size and id_ not in added_tokens]
+    if lost:
+        raise UsageError(
+            f"{path} has pieces beyond the {size} rows of the embedding, {lost[0]!r} among them."
+        )
+    tokens, scores, types = _unused(size)
+    for id_, piece in pieces.items():
+        if id_ < size:
+            tokens[id_] = piece
+            types[id_] = TokenType.BYTE if _BYTE.fullmatch(piece) else TokenType.NORMAL
+            scores[id_] = 0.0
+    _overlay(added_tokens, tokens, scores, types)
+    normal = [id_ for id_, type_ in enumerate(types) if type_ == TokenType.NORMAL]
+    for id_ in normal:
+        scores[id_] = -float(id_ - normal[0])
+    _check_merges(path, model, tokens, types)
+    return [_as_stored(token, type_) for token, type_ in zip(tokens, types, strict=True)], scores, types
+
+
+def _check_kind(path: Path, content: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Refuse what is no SentencePiece BPE without a prefix space: llama.cpp would split otherwise."""
+    vocab, pairs = model.get("vocab"), model.get("merges")
+    if model.get("type") != "BPE" or not model.get("byte_fallback"):
+        raise UsageError(
+            f"{path} holds a {model.get('type')!r} tokenizer, byte fallback {model.get('byte_fallback')}; "
+            "Gemma 3 needs BPE with byte fallback."
+        )
+    if not isinstance(vocab, Mapping) or not isinstance(pairs, list):
+        raise UsageError(f"{path} has no vocabulary or no merges.")
+    if content.get("normalizer") != {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}:
+        raise UsageError(
+            f"{path} has the normalizer {str(content.get('normalizer'))[:120]}; llama.cpp does nothing but "
+            f"replace a space by {SPACE_MARK}."
+        )
+    splitter = content.get("pre_tokenizer")
+    if splitter is not None and (
+        not isinstance(splitter, Mapping)
+        or (splitter.get("type"), splitter.get("pattern")) != ("Split", {"String": " "})
+    ):
+        raise UsageError(
+            f"{path} has the pre-tokenizer {str(splitter)[:120]}; llama.cpp does not split a text before it "
+            "merges pieces."
+        )
+
+
+def _check_merges(path: Path, model: Mapping[str, Any], pieces: list[str], types: list[int]) -> None:
+    """Refuse merges that scores by token id do not reproduce.
+
+    llama.cpp joins any two neighbours, pieces or single characters, whose sum is a token of any type.
+    """
+    merged = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+    ids = {piece: id_ for id_, piece in enumerate(pieces)}
+    joined = {
+        (piece[:cut], piece[cut:])
+        for piece in ids
+        for cut in range(1, len(piece))
+        if (cut == 1 or piece[:cut] in ids) and (cut == len(piece) - 1 or piece[cut:] in ids)
+    }
+    if different := set(merged) ^ joined:
+        left, right = sorted(different)[0]
+        raise UsageError(
+            f"{path} and llama.cpp would differ in joining {left!r} and {right!r}: merges must hold exactly "
+            "the pairs of pieces whose sum is a piece."
+        )
+    normal = {piece for piece, id_ in ids.items() if types[id_] == TokenType.NORMAL}
+    order = [ids[piece] for piece in map("".join, merged) if piece in normal]
+    if order != sorted(order):
+        raise UsageError(f"{path} has merges in another order than its ids, which scores cannot express.")
+
+
+def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[float], list[int]]:
+    tokens, scores, types = _unused(size)
+    pieces = read_pieces(model_dir / "tokenizer.model")
+    lost = [piece.text for piece in pieces[size:] if piece.type in _MERGEABLE]
+    if lost:
+        raise UsageError(
+            f"{model_dir}/tokenizer.model has pieces beyond the {size} rows of the embedding, {lost[0]!r} "
+            "among them."
+        )
+    for id_, piece in enumerate(pieces[:size]):
+        special = piece.type == TokenType.CONTROL or _LOOKS_SPECIAL.fullmatch(piece.text)
+        types[id_] = TokenType.CONTROL if special else piece.type
+        added = types[id_] in (TokenType.CONTROL, TokenType.USER_DEFINED)
+        tokens[id_], scores[id_] = piece.text, ADDED_TOKEN_SCORE if added else piece.score
+    settings = model_dir / "tokenizer_config.json"
+    decoder = read_json(settings).get("added_tokens_decoder", {}) if settings.is_file() else {}
+    added = _added_tokens(settings, [{**item, "id": id_} for id_, item in decoder.items()])
+    _overlay(added, tokens, scores, types)
+    return [_as_stored(token, type_) for token, type_ in zip(tokens, types, strict=True)], scores, types
+
+
+def _overlay(
+    added: Mapping[int, tuple[str, bool]], tokens: list[str], scores: list[float], types: list[int]
+) -> None:
+    """Set the added tokens that the embedding has room for."""
+    for id_, (token, special) in added.items():
+        if id_ < len(tokens):
+            tokens[id_], scores[id_] = token, ADDED_TOKEN_SCORE
+            types[id_] = TokenType.CONTROL if special else TokenType.USER_DEFINED
+
+
+def _added_tokens(path: Path, added: list[Any]) -> dict[int, tuple[str, bool]]:
+    try:
+        return {
+            int(item["id"]): (
+                str(item["content"]),
+                bool(item.get("special")) or _LOOKS_SPECIAL.fullmatch(item["content"]) is not None,
+            )
+            for item in added
+        }
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} has an added token without an id or a text.") from error
+
+
+def _unused(size: int) -> tuple[list[str], list[float], list[int]]:
+    return [f"[PAD{id_}]" for id_ in range(size)], [UNUSED_SCORE] * size, [int(TokenType.UNUSED)] * size
+
+
+def _as_stored(token: str, type_: int) -> str:
+    """llama.cpp looks for user-defined tokens in the raw text, where a space is a space."""
+    return token.replace(SPACE_MARK, " ") if type_ == TokenType.USER_DEFINED else token
+
+
+def _special_id(
+    name: str, settings: Mapping[str, Any], config: Mapping[str, Any], ids: Mapping[str, int], default: str
+) -> int:
+    token = settings.get(f"{name}_token", default)
+    text = token.get("content") if isinstance(token, Mapping) else token
+    if isinstance(text, str) and text in ids:
+        return ids[text]
+    configured = config.get(f"{name}_token_id")
+    first = configured[0] if isinstance(configured, list) and configured else configured
+    if type(first) is int and 0 <= first < config["vocab_size"]:
+        return first
+    raise UsageError(
+        f"the tokenizer has no {name} token: it holds neither {text!r} nor {name}_token_id = {configured!r}."
+    )

@@ -1,7 +1,7 @@
 """A GGUF vocabulary as the tokenizer.json that Hugging Face reads, laid out as Google's own for Gemma 3.
 
-llama.cpp merges the two neighbours whose joined piece has the best score; Hugging Face's BPE merges by the rank
-of the pair. The ranks follow from the scores: every split of a piece into two pieces, best score first.
+llama.cpp merges the two neighbours whose joined piece has the best score; Hugging Face's BPE merges by the
+rank of the pair. The ranks follow from the scores: every split of a piece into two pieces, best score first.
 """
 
 from typing import Any
@@ -9,9 +9,7 @@ from typing import Any
 from gguf.constants import TokenType
 
 from registry.errors import UsageError
-from tasks.gguf_export.tokenizer import Vocabulary
-
-SPACE_MARK = "▁"
+from tasks.gguf_export.tokenizer import SPACE_MARK, Vocabulary, merges
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -23,7 +21,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     ids = {piece: id_ for id_, piece in enumerate(pieces)}
     if len(ids) != len(pieces):
         raise UsageError(
-            f"the vocabulary holds {len(pieces) - len(ids)} pieces twice, which tokenizer.json cannot express."
+            f"the vocabulary repeats {len(pieces) - len(ids)} pieces, which tokenizer.json cannot express."
         )
     return {
         "version": "1.0",
@@ -59,28 +57,6 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             "merges": merges(pieces, vocabulary.scores, vocabulary.types),
         },
     }
-
-
-def merges(pieces: list[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
-    """The pairs that join to a normal or user-defined piece, best rank first.
-
-    User-defined pieces rank with score 0; equal scores go by the longer left part, then the longer right part,
-    then the id. For Gemma 3 this is Google's list, pair for pair.
-    """
-    mergeable = {
-        piece: id_
-        for id_, (piece, type_) in enumerate(zip(pieces, types, strict=True))
-        if type_ in (TokenType.NORMAL, TokenType.USER_DEFINED)
-    }
-    ranked = []
-    for piece, id_ in mergeable.items():
-        badness = -scores[id_] if types[id_] == TokenType.NORMAL else 0.0
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in mergeable and right in mergeable:
-                ranked.append((badness, -cut, cut - len(piece), id_, left, right))
-    ranked.sort()
-    return [(left, right) for *_, left, right in ranked]
 
 
 def _added_tokens(pieces: list[str], types: list[int]) -> list[dict[str, Any]]:

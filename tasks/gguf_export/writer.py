@@ -1,0 +1,223 @@
+"""A Hugging Face folder becomes a GGUF file, streamed: rows in, quantised by threads, out in order.
+
+Nothing lies under the final name before the whole file does. The quantisers are those of the ``gguf``
+package, whose bytes equal llama-quantize's.
+"""
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import quants
+from pydantic import BaseModel, ConfigDict
+
+from registry.artifacts import atomic_file
+from registry.errors import UsageError
+from tasks.gguf_export.checkpoint import Checkpoint, read_json
+from tasks.gguf_export.container import ALIGNMENT, header_bytes
+from tasks.gguf_export.metadata import check_config, metadata
+from tasks.gguf_export.names import OUTPUT, is_norm, tensor_shapes
+from tasks.gguf_export.plan import TensorPlan, ggml_type, plan_types
+from tasks.gguf_export.tokenizer import load_vocabulary
+from tasks.quant.types import QuantType
+
+_CHUNK_WEIGHTS = 1 << 17  # 512 KB of float32, which fits a core's cache
+
+
+class ExportReport(BaseModel):
+    """What was written; ``types`` counts the tensors of each type."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    sha256: str
+    bytes: int
+    tensors: int
+    types: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan:
+    """Everything of the file but the weights: its header, and each tensor in order."""
+
+    tensors: tuple[TensorPlan, ...]
+    header: bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """The size that the file will have."""
+        return len(self.header) + sum(_aligned(plan.nbytes) for plan in self.tensors)
+
+
+def plan_export(
+    model_dir: Path,
+    *,
+    weights: QuantType,
+    embedding: QuantType | None = None,
+    provenance: Mapping[str, str] | None = None,
+    chat_template: str | None = None,
+) -> ExportPlan:
+    """What :func:`export_gguf` with the same arguments will write; no weight is read for it."""
+    config = read_json(model_dir / "config.json")
+    with Checkpoint(model_dir) as checkpoint:
+        return _plan(model_dir, config, checkpoint, weights, embedding, provenance or {}, chat_template)
+
+
+def export_gguf(
+    model_dir: Path,
+    out: Path,
+    *,
+    weights: QuantType,
+    embedding: QuantType | None = None,
+    provenance: Mapping[str, str] | None = None,
+    chat_template: str | None = None,
+) -> ExportReport:
+    """Write the Gemma 3 text model in ``model_dir`` as ``out``.
+
+    Args:
+        model_dir: config.json, safetensors (single or sharded), tokenizer.json or tokenizer.model.
+        out: replaced once the new file is whole.
+        weights: the type of all matrices but the embedding.
+        embedding: the type of the (tied) embedding; None takes what llama-quantize does.
+        provenance: ``general.*`` and ``gemmill.*`` texts to store, such as general.name or a snapshot digest.
+        chat_template: Jinja; None takes the folder's own.
+
+    Raises:
+        UsageError: the folder is unsound, of another architecture, or computes what llama.cpp would not.
+    """
+    config = read_json(model_dir / "config.json")
+    with Checkpoint(model_dir) as checkpoint:
+        plan = _plan(model_dir, config, checkpoint, weights, embedding, provenance or {}, chat_template)
+        digest = hashlib.sha256(plan.header)
+        with atomic_file(out) as temporary, temporary.open("wb") as stream:
+            stream.write(plan.header)
+            for chunk in _encoded(checkpoint, plan.tensors):
+                digest.update(chunk)
+                stream.write(chunk)
+    return ExportReport(
+        path=out,
+        sha256=digest.hexdigest(),
+        bytes=plan.file_bytes,
+        tensors=len(plan.tensors),
+        types=dict(Counter(str(tensor.type) for tensor in plan.tensors)),
+    )
+
+
+def encode(values: np.ndarray, type_: QuantType) -> np.ndarray:
+    """``values`` (float32: rows, row length) as the bytes of ``type_``, equal to llama.cpp's."""
+    if type_ is QuantType.F32:
+        return values.view(np.uint8)
+    if type_ is QuantType.F16:
+        return values.astype(np.float16).view(np.uint8)
+    return getattr(quants, type_.name).quantize_rows(values)
+
+
+def _plan(
+    model_dir: Path,
+    config: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    weights: QuantType,
+    embedding: QuantType | None,
+    provenance: Mapping[str, str],
+    chat_template: str | None,
+) -> ExportPlan:
+    check_config(config)
+    shapes = _checked_shapes(model_dir, config, checkpoint)
+    plans = tuple(plan_types(shapes, weights=weights, embedding=embedding).values())
+    entries = metadata(
+        config,
+        load_vocabulary(model_dir, config),
+        weights=weights,
+        name=provenance.get("general.name", model_dir.resolve().name),
+        sampling=_optional_json(model_dir / "generation_config.json"),
+        chat_template=chat_template or _chat_template(model_dir),
+        provenance=provenance,
+    )
+    return ExportPlan(tensors=plans, header=header_bytes(entries, _tensor_headers(plans)))
+
+
+def _checked_shapes(
+    model_dir: Path, config: Mapping[str, Any], checkpoint: Checkpoint
+) -> dict[str, tuple[int, ...]]:
+    """The shapes that config.json asks for, once the checkpoint is known to have exactly those."""
+    found = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if name != OUTPUT}
+    if config["num_hidden_layers"] > len(found):
+        raise UsageError(
+            f"{model_dir} has {len(found)} tensors, too few for {config['num_hidden_layers']} layers."
+        )
+    expected = tensor_shapes(config)
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            raise UsageError(
+                f"{model_dir} has {name} of shape {found.get(name)} where its config.json asks for "
+                f"{expected.get(name)}."
+            )
+    return expected
+
+
+def _encoded(checkpoint: Checkpoint, plans: tuple[TensorPlan, ...]) -> Iterator[bytes]:
+    """The data of all tensors in order; a few chunks are in work at a time."""
+    threads = os.cpu_count() or 1
+    pending: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for plan, start, stop in _chunks(plans):
+                pending.append(pool.submit(_encode_rows, checkpoint, plan, start, stop))
+                if len(pending) > 4 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _chunks(plans: tuple[TensorPlan, ...]) -> Iterator[tuple[TensorPlan, int, int]]:
+    for plan in plans:
+        step = max(1, _CHUNK_WEIGHTS // plan.row_length)
+        for start in range(0, plan.rows, step):
+            yield plan, start, min(start + step, plan.rows)
+
+
+def _encode_rows(checkpoint: Checkpoint, plan: TensorPlan, start: int, stop: int) -> bytes:
+    """The bytes of these rows, padded to the alignment where they end the tensor."""
+    values = checkpoint.rows(plan.hf_name, start, stop)
+    if not np.isfinite(values).all():
+        raise UsageError(f"{plan.hf_name} holds NaN or infinity; train or save the model again.")
+    if is_norm(plan.hf_name):
+        values = values + np.float32(1)
+    if plan.type is QuantType.F16 and np.abs(values).max() > np.finfo(np.float16).max:
+        raise UsageError(
+            f"{plan.gguf_name} holds {np.abs(values).max():.4g}, beyond f16; choose bf16 or q8_0."
+        )
+    data = encode(values, plan.type).tobytes()
+    return data + bytes(_aligned(plan.nbytes) - plan.nbytes) if stop == plan.rows else data
+
+
+def _tensor_headers(plans: tuple[TensorPlan, ...]) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
+    offset = 0
+    for plan in plans:
+        yield plan.gguf_name, plan.shape, ggml_type(plan.type), offset
+        offset += _aligned(plan.nbytes)
+
+
+def _aligned(length: int) -> int:
+    return -(-length // ALIGNMENT) * ALIGNMENT
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _chat_template(model_dir: Path) -> str | None:
+    file = model_dir / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = _optional_json(model_dir / "tokenizer_config.json").get("chat_template")
+    return template if isinstance(template, str) else None
