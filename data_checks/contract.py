@@ -4,6 +4,7 @@ Intents and entity types are data: a plant brings its own label set as a TOML fi
 constrains an answer (validation, constrained decoding, the package's schema) uses the JSON Schema made here.
 """
 
+import codecs
 import json
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,8 @@ from registry.errors import UsageError
 
 OUT_OF_SCOPE = "out_of_scope"
 _MAX_COMMAND = 2000  # characters; a longer text is a document, not a command
+_MAX_VALUE = 200  # characters of an entity's value
+_MAX_VALUES = 16  # of one entity type
 
 
 class Response(BaseModel):
@@ -30,11 +33,17 @@ class Response(BaseModel):
 
     @field_validator("entities")
     @classmethod
-    def _values_are_not_blank(cls, entities: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+    def _values_are_sound(cls, entities: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
         for name, value in entities.items():
             values = [value] if isinstance(value, str) else value
+            if not name.strip():
+                raise ValueError("an entity type is blank")
             if not values or any(not item.strip() for item in values):
                 raise ValueError(f"entity {name!r} has a blank value; leave the entity out instead")
+            if len(values) > _MAX_VALUES:
+                raise ValueError(f"entity {name!r} has {len(values)} values, more than {_MAX_VALUES}")
+            if any(len(item) > _MAX_VALUE for item in values):
+                raise ValueError(f"entity {name!r} has a value of more than {_MAX_VALUE} characters")
         return entities
 
     def entity_values(self) -> set[tuple[str, str]]:
@@ -63,6 +72,8 @@ class Record(BaseModel):
     def _command_is_not_blank(cls, command: str) -> str:
         if not command.strip():
             raise ValueError("the command is blank")
+        if "\0" in command:
+            raise ValueError("the command holds a NUL character")  # no database and no tokenizer takes it
         return command
 
 
@@ -98,11 +109,20 @@ class LabelSet(BaseModel):
 def load_label_set(path: Path) -> LabelSet:
     """Read a label set from TOML. Raises UsageError naming every fault in it."""
     try:
-        return LabelSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"label set {path} cannot be read: {error}.") from error
+    return parse_label_set(text, str(path))
+
+
+def parse_label_set(text: str, source: str) -> LabelSet:
+    """The label set in a TOML text. Raises UsageError naming ``source`` and every fault in it."""
+    try:
+        return LabelSet.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"label set {source} is no TOML: {error}.") from error
     except ValidationError as error:
-        raise UsageError(f"label set {path}: {validation_message(error)}.") from error
+        raise UsageError(f"label set {source}: {validation_message(error)}.") from error
 
 
 def infer_label_set(name: str, responses: Iterable[Response]) -> LabelSet:
@@ -146,8 +166,8 @@ def parse_answer(text: str) -> Response | None:
 
 def response_schema(labels: LabelSet) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of every answer that ``labels`` allow, with bounded strings."""
-    value = {"type": "string", "minLength": 1, "maxLength": 200}
-    either = {"anyOf": [value, {"type": "array", "items": value, "minItems": 1, "maxItems": 16}]}
+    value = {"type": "string", "minLength": 1, "maxLength": _MAX_VALUE}
+    either = {"anyOf": [value, {"type": "array", "items": value, "minItems": 1, "maxItems": _MAX_VALUES}]}
     in_scope = [intent for intent in labels.intents if intent != OUT_OF_SCOPE]
 
     def answer(intent: dict[str, Any], entities: dict[str, Any]) -> dict[str, Any]:
@@ -180,17 +200,18 @@ def record_schema(labels: LabelSet) -> dict[str, Any]:
 
 
 def validation_message(error: ValidationError) -> str:
-    """All faults of a pydantic error in one line: where, what, and the value."""
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'record'}: {_reason(item['type'], item['msg'])}"
-        for item in error.errors()
-    )
+    """All faults of a pydantic error in one line: where, and what."""
+    faults = dict.fromkeys(_fault(item["loc"], item["type"], item["msg"]) for item in error.errors())
+    return "; ".join(faults)
 
 
-def _reason(kind: str, message: str) -> str:
+def _fault(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    if place[:2] == ("response", "entities") and len(place) > 3:  # both arms of str | list[str] report
+        return f"response.entities.{place[2]}: must be a text or a list of texts"
     if kind == "extra_forbidden":
-        return "this field is not known"
-    return message.removeprefix("Value error, ")
+        message = "this field is not known"
+    message = message.removeprefix("Value error, ").replace(" at line 1 column ", " at column ")
+    return f"{'.'.join(map(str, place)) or 'record'}: {message}"
 
 
 def read_jsonl(path: Path, labels: LabelSet | None = None) -> tuple[list[Record], list["Problem"]]:
@@ -199,10 +220,11 @@ def read_jsonl(path: Path, labels: LabelSet | None = None) -> tuple[list[Record]
     Raises UsageError where the file cannot be read at all.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    records, problems = [], []
+    records: list[Record] = []
+    problems: list[Problem] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

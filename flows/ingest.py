@@ -1,0 +1,125 @@
+"""Audit files or a landing folder -> audit store."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.events import emit_event
+
+from data_checks.contract import LabelSet, Record, Response, label_set_toml, load_label_set, parse_label_set
+from data_checks.files import dataset_name, find_files, labels_beside, read_records, read_with_inferred_labels
+from data_checks.quarantine import LinesRefused
+from registry.audit_store import AuditStore, Due, IngestReport, audit_store_url
+from registry.errors import UsageError
+
+RETRAINING_DUE = "gemmill.retraining.due"  # the event that starts the retrain deployment
+_MINIMUM_ROWS = 200
+
+
+@flow(name="ingest")
+def ingest(
+    paths: list[Path],
+    dataset: str | None = None,
+    labels: Path | None = None,
+    home: Path = Path(".gemmill"),
+    minimum_rows: int = _MINIMUM_ROWS,
+) -> IngestReport:
+    """Store the audit files of ``paths``; emit an event where ``minimum_rows`` or more have landed since
+    training.
+
+    Raises DataRefused where a line is not sound, and stores nothing then.
+    """
+    with AuditStore(audit_store_url(home)) as store:
+        try:
+            report = ingest_paths(store, paths, dataset=dataset, labels=labels)
+        except LinesRefused as refused:
+            create_table_artifact(
+                key="refused-lines", table=[problem.model_dump() for problem in refused.problems]
+            )
+            raise
+        create_table_artifact(key="ingested", table=[_summary_row(report)])
+        found = store.due(report.dataset, minimum_rows)
+    if found.due:
+        emit_event(
+            event=RETRAINING_DUE,
+            resource={"prefect.resource.id": f"gemmill.dataset.{report.dataset}"},
+            payload={"dataset": report.dataset, **found.model_dump()},
+        )
+    return report
+
+
+def due(dataset: str | None, home: Path, minimum_rows: int = _MINIMUM_ROWS) -> Due:
+    """Whether retraining on ``dataset`` is due; without a name, on the only dataset of the audit store."""
+    with AuditStore(audit_store_url(home)) as store:
+        return store.due(only_dataset(store, dataset), minimum_rows)
+
+
+def only_dataset(store: AuditStore, dataset: str | None) -> str:
+    """``dataset``, or the one that the store holds. Raises UsageError where that is not one, or not there."""
+    known = store.datasets()
+    if dataset in known:
+        return dataset
+    if not known:
+        raise UsageError("the audit store is empty; ingest audit data first.")
+    if dataset is not None:
+        raise UsageError(f"dataset {dataset!r} is not in the audit store; it holds {', '.join(known)}.")
+    if len(known) > 1:
+        raise UsageError(f"the audit store holds {', '.join(known)}; name the dataset with --dataset.")
+    return known[0]
+
+
+def ingest_paths(
+    store: AuditStore, paths: Sequence[Path], *, dataset: str | None = None, labels: Path | None = None
+) -> IngestReport:
+    """Store every record of ``paths``, or nothing where one of them is not sound.
+
+    Args:
+        dataset: by default the name of the label set, else of the folder or file.
+        labels: a label set; by default the labels.toml beside the files, else the one that the dataset has,
+        else the labels that the records use.
+    """
+    files = find_files(paths)
+    given = load_label_set(labels) if labels else labels_beside(files)
+    name = dataset or dataset_name(paths, given)
+    stored = store.labels(name)
+    label_set = given or (parse_label_set(stored, f"of dataset {name}") if stored else None)
+    if label_set is None:
+        records, label_set = read_with_inferred_labels(name, files)
+    else:
+        records = read_records(files, label_set)
+        _require_stored_rows_fit(store, name, label_set)
+    return store.ingest(
+        name,
+        ((item.split, _as_json(item.record)) for item in records),
+        source=", ".join(str(path) for path in paths),
+        labels=label_set_toml(label_set),
+    )
+
+
+def _require_stored_rows_fit(store: AuditStore, dataset: str, labels: LabelSet) -> None:
+    """Raise UsageError where ``labels`` would not allow what the dataset already holds."""
+    if store.labels(dataset) == label_set_toml(labels):
+        return
+    for row in store.rows(dataset):
+        faults = labels.problems(Response.model_validate(row.response))
+        if faults:
+            raise UsageError(
+                f"label set {labels.name!r} does not fit dataset {dataset!r}, which holds {row.command!r}: "
+                f"{'; '.join(faults)}. Keep what is in use, or name another dataset with --dataset."
+            )
+
+
+def _as_json(record: Record) -> dict[str, Any]:
+    return json.loads(record.model_dump_json(exclude_defaults=True))
+
+
+def _summary_row(report: IngestReport) -> dict[str, Any]:
+    """One line for Prefect's table."""
+    return {
+        **report.model_dump(exclude={"conflicts", "rows"}),
+        "conflicts": len(report.conflicts),
+        **report.rows,
+    }
