@@ -8,26 +8,25 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from data_checks.contract import OUT_OF_SCOPE, LabelSet, Record, Response, parse_answer
 from registry.errors import UsageError
+from tasks.evaluation.bootstrap import Float
 from tasks.evaluation.prediction import Prediction
 
-Float = NDArray[np.float64]
 Ratios = Mapping[str, tuple[Float, Float]]  # metric -> numerators (rows,), denominators (rows,)
 
-METRIC_NAMES = (
-    "json_validity",
-    "intent_accuracy",
-    "entity_precision",
-    "entity_recall",
-    "entity_f1",
-    "exact_match",
-    "oos_recall",
-    "oos_precision",
-)
+METRIC_TITLES = {
+    "json_validity": "JSON validity",
+    "intent_accuracy": "Intent accuracy",
+    "entity_precision": "Entity precision",
+    "entity_recall": "Entity recall",
+    "entity_f1": "Entity F1",
+    "exact_match": "Exact match",
+    "oos_recall": "Out-of-scope recall",
+    "oos_precision": "Out-of-scope precision",
+}
 _Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 UNKNOWN_INTENT = "(not in the label set)"
 NO_ANSWER = "(no valid JSON)"
@@ -90,9 +89,9 @@ def ratios(expected: Sequence[Response], answers: Sequence[str]) -> Ratios:
     terms = [
         _row_terms(response, parse_answer(text)) for response, text in zip(expected, answers, strict=True)
     ]
-    table = np.array([[row[name] for name in METRIC_NAMES] for row in terms], dtype=np.float64)
-    table = table.reshape(len(terms), len(METRIC_NAMES), 2)
-    return {name: (table[:, index, 0], table[:, index, 1]) for index, name in enumerate(METRIC_NAMES)}
+    table = np.array([[row[name] for name in METRIC_TITLES] for row in terms], dtype=np.float64)
+    table = table.reshape(len(terms), len(METRIC_TITLES), 2)
+    return {name: (table[:, index, 0], table[:, index, 1]) for index, name in enumerate(METRIC_TITLES)}
 
 
 def ratio_value(numerators: Float, denominators: Float) -> float | None:

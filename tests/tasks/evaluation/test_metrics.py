@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_checks.contract import LabelSet, Record, Response, answer_text
 from registry.errors import UsageError
-from tasks.evaluation.metrics import METRIC_NAMES, Metrics, confusion, score, wilson_interval
+from tasks.evaluation.metrics import METRIC_TITLES, Metrics, confusion, score, wilson_interval
 from tasks.evaluation.prediction import Prediction
 
 LABELS = LabelSet(
@@ -79,7 +79,7 @@ def test_undefined_metrics_are_none_and_never_perfect():
 
 def test_no_rows_define_nothing():
     metrics = score([], [], LABELS)
-    assert all(getattr(metrics, name) is None for name in METRIC_NAMES)
+    assert all(getattr(metrics, name) is None for name in METRIC_TITLES)
     assert metrics.tokens_per_second is None
 
 
@@ -195,7 +195,7 @@ def test_the_order_of_rows_does_not_matter(rows: list[tuple[Response, str]], shu
 @given(pairs)
 def test_shares_are_bounded_and_ordered(rows: list[tuple[Response, str]]):
     metrics = score_pairs(rows)
-    for name in METRIC_NAMES:
+    for name in METRIC_TITLES:
         value = getattr(metrics, name)
         assert value is None or 0.0 <= value <= 1.0
     if rows:
@@ -205,6 +205,6 @@ def test_shares_are_bounded_and_ordered(rows: list[tuple[Response, str]]):
 @given(st.lists(responses, min_size=1, max_size=12))
 def test_perfect_answers_score_one_wherever_defined(expected: list[Response]):
     metrics = score_pairs([(response, answer_text(response, LABELS)) for response in expected])
-    values = [getattr(metrics, name) for name in METRIC_NAMES]
+    values = [getattr(metrics, name) for name in METRIC_TITLES]
     assert set(values) <= {1.0, None}
     assert metrics.exact_match == 1.0

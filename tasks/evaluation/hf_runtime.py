@@ -1,0 +1,162 @@
+"""Greedy answers by PyTorch, from a Hugging Face folder or a PEFT adapter folder."""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from deployment.prompt import END_OF_TURN, Prompt, encode_prompt
+from registry.errors import UsageError
+from tasks.evaluation.prediction import Prediction, answers_progress
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+class HuggingFaceRuntime:
+    """The model in ``model_dir``, float32 weights, on a GPU where there is one; ``bf16`` is for autocast.
+
+    An adapter folder names its base in ``adapter_config.json``. Raises UsageError where there is no model.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        prompt: Prompt,
+        max_new_tokens: int = 256,
+        batch_size: int = 16,
+        bf16: bool = False,
+    ) -> None:
+        self._model_dir = model_dir
+        self._prompt = prompt
+        self._max_new_tokens = max_new_tokens
+        self._batch_size = batch_size
+        self._bf16 = bf16
+
+    def __enter__(self) -> Self:
+        self._model, self._tokenizer = load_model(self._model_dir)
+        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._model, self._tokenizer
+
+    def answer(self, commands: Sequence[str]) -> list[Prediction]:
+        """Greedy answers, ``batch_size`` at a time."""
+        return greedy_answers(
+            self._model,
+            self._tokenizer,
+            self._prompt,
+            commands,
+            max_new_tokens=self._max_new_tokens,
+            batch_size=self._batch_size,
+            bf16=self._bf16,
+        )
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether ``folder`` looks like a Hugging Face model or a PEFT adapter."""
+    return (folder / "config.json").is_file() or (folder / _ADAPTER_CONFIG).is_file()
+
+
+def load_model(folder: Path) -> tuple[nn.Module, Any]:
+    """The causal language model in ``folder``, float32 and in evaluation mode, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    is_adapter = (folder / _ADAPTER_CONFIG).is_file()
+    if is_adapter and not (folder / _ADAPTER_WEIGHTS).is_file():
+        raise UsageError(f"{folder} holds no {_ADAPTER_WEIGHTS}; save the adapter with safetensors.")
+    base = (
+        json.loads((folder / _ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+        if is_adapter
+        else folder
+    )
+    try:
+        # An adapter folder carries the tokenizer that it was trained with.
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+        if is_adapter:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(f"{folder} cannot be loaded as a Hugging Face model: {reason}.") from error
+    return model.eval(), tokenizer
+
+
+@torch.inference_mode()
+def greedy_answers(
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    commands: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    bf16: bool = False,
+) -> list[Prediction]:
+    """Answers of a model that is in memory, in the order of ``commands``.
+
+    Prompts of similar length share a batch; the answer ends at the end of the turn, at EOS or after
+    ``max_new_tokens``.
+    """
+    from transformers import GenerationConfig
+
+    stops = _stop_ids(tokenizer)
+    generation = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=_pad_id(tokenizer)
+    )
+    autocast = torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext()
+    prompts = [encode_prompt(tokenizer, prompt, command) for command in commands]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    predictions: dict[int, Prediction] = {}
+    with answers_progress() as progress, autocast:
+        task = progress.add_task("asking the model", total=len(commands))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            started = time.perf_counter()
+            ids, mask = _left_padded([prompts[index] for index in batch], _pad_id(tokenizer), model.device)
+            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=generation)
+            share = (time.perf_counter() - started) / len(batch)
+            for index, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
+                answer = _until_stop(row, stops)
+                text = tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                predictions[index] = Prediction(text=text, tokens=len(answer), seconds=share)
+            progress.advance(task, len(batch))
+    return [predictions[index] for index in range(len(commands))]
+
+
+def _left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both (B, longest row)."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[pad_id] * (longest - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
+    """The generated tokens up to the first stop token, which is counted; batch mates may have run longer."""
+    for length, token in enumerate(ids, start=1):
+        if token in stops:
+            return ids[:length]
+    return ids
+
+
+def _stop_ids(tokenizer: Any) -> list[int]:
+    ids = [tokenizer.convert_tokens_to_ids(END_OF_TURN), tokenizer.eos_token_id]
+    return sorted({token for token in ids if token is not None})
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

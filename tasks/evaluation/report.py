@@ -1,0 +1,151 @@
+"""The report of one evaluation: a JSON document that other commands read back, and a page for people."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.table import Table
+
+from data_checks.contract import LabelSet, Record, Response, parse_answer, validation_message
+from registry.artifacts import write_text
+from registry.errors import UsageError
+from tasks.evaluation.bootstrap import Interval, percentile_interval, resampled_ratios
+from tasks.evaluation.html import percent, render
+from tasks.evaluation.metrics import (
+    METRIC_TITLES,
+    Confusion,
+    Metrics,
+    Ratios,
+    confusion,
+    ratios,
+    score,
+    wilson_interval,
+)
+from tasks.evaluation.prediction import Prediction
+
+
+class EvaluatedRow(BaseModel):
+    """One record and what the model made of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int  # position in the data, from 1
+    command: str
+    expected: Response
+    answer: str  # the model's whole text
+    got: Response | None  # the answer as the contract reads it, None where it is invalid
+    ok: bool  # an exact match
+
+
+class EvaluationReport(BaseModel):
+    """Everything that is known about one model on one set of records."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["gemmill-evaluation/1"] = "gemmill-evaluation/1"
+    model: str  # as it was named on the command line
+    sha256: str | None  # of the model's file or folder, None for a server
+    dataset: str
+    dataset_sha256: str
+    metrics: Metrics
+    intervals: dict[str, Interval | None]  # 95 %: Wilson for shares of rows, bootstrap over rows for entities
+    confusion: Confusion
+    rows: list[EvaluatedRow]
+
+
+def evaluation_report(
+    records: Sequence[Record],
+    predictions: Sequence[Prediction],
+    labels: LabelSet,
+    *,
+    model: str,
+    sha256: str | None,
+    dataset: str,
+    dataset_sha256: str,
+) -> EvaluationReport:
+    """Judge every prediction. Raises UsageError where a record does not fit the label set."""
+    metrics = score(records, predictions, labels)
+    answers = [prediction.text for prediction in predictions]
+    sums = ratios([record.response for record in records], answers)
+    right = sums["exact_match"][0].astype(bool).tolist()
+    return EvaluationReport(
+        model=model,
+        sha256=sha256,
+        dataset=dataset,
+        dataset_sha256=dataset_sha256,
+        metrics=metrics,
+        intervals=_intervals(sums),
+        confusion=confusion(records, predictions, labels),
+        rows=[
+            EvaluatedRow(
+                number=number,
+                command=record.command,
+                expected=record.response,
+                answer=answer,
+                got=parse_answer(answer),
+                ok=ok,
+            )
+            for number, (record, answer, ok) in enumerate(zip(records, answers, right, strict=True), start=1)
+        ],
+    )
+
+
+def load_report(path: Path) -> EvaluationReport:
+    """Read a report's JSON. Raises UsageError where it is none."""
+    try:
+        return EvaluationReport.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        raise UsageError(f"{path} is not an evaluation report: {validation_message(error)}.") from error
+
+
+def write_report(
+    report: EvaluationReport, *, json_path: Path | None = None, html_path: Path | None = None
+) -> None:
+    """Write the report in the forms that a path is given for."""
+    if json_path is not None:
+        write_text(json_path, report.model_dump_json(indent=2) + "\n")
+    if html_path is not None:
+        write_text(html_path, report_html(report))
+
+
+def report_html(report: EvaluationReport) -> str:
+    """A page that needs no network: metrics, confusion matrix, every wrong row, then the others."""
+    rows = sorted(report.rows, key=lambda row: row.ok)
+    wrong = [row for row in rows if not row.ok]
+    return render(
+        "report.html.j2",
+        report=report,
+        titles=METRIC_TITLES,
+        wrong=wrong,
+        right=rows[len(wrong) :],
+        largest=max((max(counts) for counts in report.confusion.counts), default=0),
+    )
+
+
+def metrics_table(metrics: Mapping[str, Metrics]) -> Table:
+    """One column for each model, one line for each metric."""
+    table = Table(title=f"{next(iter(metrics.values())).rows} rows" if metrics else None)
+    table.add_column("metric")
+    for name in metrics:
+        table.add_column(name, justify="right")
+    for name, title in METRIC_TITLES.items():
+        table.add_row(title, *(percent(getattr(figures, name)) for figures in metrics.values()))
+    speeds = [figures.tokens_per_second for figures in metrics.values()]
+    table.add_row("Tokens per second", *("n/a" if speed is None else f"{speed:,.0f}" for speed in speeds))
+    return table
+
+
+def _intervals(sums: Ratios) -> dict[str, Interval | None]:
+    intervals = {
+        name: wilson_interval(numerators.sum(), denominators.sum())
+        for name, (numerators, denominators) in sums.items()
+    }
+    # Entities of one row are right or wrong together, so rows are what is drawn again.
+    clustered = [name for name in sums if name.startswith("entity_")]
+    if len(sums["entity_f1"][0]):
+        samples = resampled_ratios([sums[name] for name in clustered])
+        intervals |= {name: percentile_interval(row) for name, row in zip(clustered, samples, strict=True)}
+    return intervals

@@ -1,0 +1,151 @@
+"""Everything that a MODEL on the command line can mean, opened as one interface."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+import ollama
+
+from deployment.prompt import Prompt, as_plain_text
+from registry.errors import ServiceUnavailable, UsageError
+from tasks.evaluation.llama_server import LlamaServer
+from tasks.evaluation.prediction import Prediction, Runtime, answer_concurrently
+
+_OLLAMA_HOST = "127.0.0.1:11434"  # Ollama's own default
+_TIMEOUT = 120.0  # seconds for one answer; an edge device may have to load the model first
+
+
+class OllamaRuntime:
+    """The model ``name`` on an Ollama server, with the template and system text of its own Modelfile.
+
+    ``host`` None means ``OLLAMA_HOST`` or the local default. Raises ServiceUnavailable where nothing answers
+    and UsageError where the server has no such model.
+    """
+
+    def __init__(
+        self, name: str, *, host: str | None = None, max_new_tokens: int = 256, parallel: int = 1
+    ) -> None:
+        self._name = name
+        self._host = host or os.environ.get("OLLAMA_HOST") or _OLLAMA_HOST
+        try:
+            self._client = ollama.Client(self._host, timeout=_TIMEOUT)
+        except ValueError as error:
+            raise UsageError(f"{self._host!r} is not the address of an Ollama server: {error}.") from error
+        self._options = {"temperature": 0.0, "num_predict": max_new_tokens}
+        self._parallel = parallel
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def answer(self, commands: Sequence[str]) -> list[Prediction]:
+        """Greedy answers, ``parallel`` at a time."""
+        return answer_concurrently(
+            self._answer_one, commands, workers=self._parallel, description=f"asking {self._name}"
+        )
+
+    def _answer_one(self, command: str) -> Prediction:
+        started = time.perf_counter()
+        try:
+            reply = self._client.generate(self._name, as_plain_text(command.strip()), options=self._options)
+        except ollama.ResponseError as error:
+            if error.status_code == httpx.codes.NOT_FOUND:
+                raise UsageError(
+                    f"Ollama has no model {self._name!r}; `ollama list` shows those it has."
+                ) from error
+            raise ServiceUnavailable(
+                f"Ollama failed to answer with {self._name!r}: {error.error}."
+            ) from error
+        except (ConnectionError, httpx.HTTPError) as error:
+            raise ServiceUnavailable(
+                f"Ollama does not answer at {self._host}; start it with `ollama serve` or set OLLAMA_HOST to "
+                "one that runs."
+            ) from error
+        seconds = time.perf_counter() - started
+        return Prediction(text=reply.response or "", tokens=reply.eval_count or 0, seconds=seconds)
+
+
+class HttpRuntime:
+    """A gateway: ``POST {url}/answer`` takes ``{"command": str}`` and returns the record contract's response.
+
+    The whole body of a 200 response is the answer. Raises ServiceUnavailable at any other status.
+    """
+
+    def __init__(self, url: str, *, parallel: int = 1) -> None:
+        self._url = f"{url.rstrip('/')}/answer"
+        self._parallel = parallel
+
+    def __enter__(self) -> Self:
+        self._client = httpx.Client(timeout=_TIMEOUT)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def answer(self, commands: Sequence[str]) -> list[Prediction]:
+        """The gateway's answers, ``parallel`` at a time."""
+        return answer_concurrently(
+            self._answer_one, commands, workers=self._parallel, description=f"asking {self._url}"
+        )
+
+    def _answer_one(self, command: str) -> Prediction:
+        started = time.perf_counter()
+        try:
+            response = self._client.post(self._url, json={"command": command})
+        except httpx.HTTPError as error:
+            raise ServiceUnavailable(
+                f"{self._url} does not answer: {error}. Is the gateway running?"
+            ) from error
+        if response.status_code != httpx.codes.OK:
+            raise ServiceUnavailable(
+                f"{self._url} answered {response.status_code} {response.reason_phrase}; see the gateway's "
+                "log."
+            )
+        return Prediction(text=response.text, tokens=0, seconds=time.perf_counter() - started)
+
+
+def open_runtime(
+    spec: str,
+    *,
+    prompt: Prompt,
+    max_new_tokens: int = 256,
+    parallel: int = 8,
+    threads: int = 1,
+    bf16: bool = False,
+) -> Runtime:
+    """The runtime for a Hugging Face or adapter folder, a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``.
+
+    ``parallel`` answers are made at a time. ``prompt`` is for folders and files, since servers bring their
+    own; ``threads`` is for ``.gguf`` files, ``bf16`` for folders. Raises UsageError for anything else.
+    """
+    if spec.startswith(("http://", "https://")):
+        return HttpRuntime(spec, parallel=parallel)
+    if spec.startswith("ollama:"):
+        return OllamaRuntime(spec.removeprefix("ollama:"), max_new_tokens=max_new_tokens, parallel=parallel)
+    path = Path(spec)
+    if path.suffix == ".gguf":
+        return LlamaServer(
+            path, prompt=prompt, threads=threads, slots=parallel, max_new_tokens=max_new_tokens
+        )
+    # Torch and transformers take seconds to import, which a GGUF file or a server does not need.
+    from tasks.evaluation.hf_runtime import HuggingFaceRuntime, is_model_folder
+
+    if is_model_folder(path):
+        return HuggingFaceRuntime(
+            path, prompt=prompt, max_new_tokens=max_new_tokens, batch_size=parallel, bf16=bf16
+        )
+    fault = "holds no config.json" if path.is_dir() else "is neither a folder nor a .gguf file"
+    raise UsageError(
+        f"MODEL {spec!r} {fault}; give a Hugging Face or adapter folder, a .gguf file, ollama:NAME or "
+        "http://HOST."
+    )
