@@ -1,0 +1,272 @@
+"""Proof that a GGUF file is the model it was made from: its tensors, its tokens and what llama.cpp computes.
+
+Two comparisons of next-token distributions: with the folder's float32 weights (what quantisation costs) and with
+the file's own weights, dequantised, in PyTorch (whether llama.cpp computes the same function).
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType, TokenType
+from pydantic import BaseModel, ConfigDict
+
+from deployment.prompt import END_OF_TURN, Prompt, encode_prompt
+from registry.errors import UsageError
+from tasks.evaluation.llama_server import LlamaServer
+from tasks.gguf_export.checkpoint import Checkpoint
+from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.names import OUTPUT, gguf_name, is_norm
+from tasks.gguf_export.reader import tensor_rows
+
+logger = logging.getLogger(__name__)
+
+# Both tokenizers must agree on these. A literal U+2581 and runs of 32 and more spaces are known to differ.
+PARITY_TEXTS = (
+    "",
+    " ",
+    "Audit pump P-101: leak at seal 2, 3.5 bar, 20% over.",
+    " leading and trailing  ",
+    "two  spaces, three   spaces,\ta tab,\t\ttwo tabs",
+    "line\nline\n\nparagraph\r\nwindows",
+    "0 00 007 1234567890 12.50 -3 1e-9 SG-402 2024-05-31",
+    "<start_of_turn>user\nhi<end_of_turn>",
+    "<bos><eos><pad><unk> <unused5> <0x0A>",
+    "Überprüfung der Öldichtung, ça va, naïve Δp ≥ 5 µm ± 0,2 °C",
+    "检查泵的密封 ポンプの点検 насос работает مضخة बंद है",
+    "🔧🛠️ 👩‍🏭 flag 🇩🇪 e\u0301 \u200b\u00a0\ufeff",
+    '{"intent": "inspect", "entities": {"asset": ["P-101", "P\\"102"]}}',
+    "\x00\x01\x7f\x1b[0m",
+)
+
+_KL_BOUND = {  # nats per next token, against the folder's float32 weights
+    GGMLQuantizationType.F32: 0.001,
+    GGMLQuantizationType.F16: 0.001,
+    GGMLQuantizationType.BF16: 0.02,
+    GGMLQuantizationType.Q8_0: 0.05,
+}
+_KL_BOUND_BELOW_8_BITS = 4.0  # a wrong file is worse; what a coarse type costs is for the evaluation to say
+_RUNTIME_KL_BOUND = 0.05  # llama.cpp rounds activations to 8 bits for block types
+
+
+class Check(BaseModel):
+    """One measured value beside its bound; ``detail`` names the worst case."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    value: float
+    bound: float
+    passed: bool
+    detail: str = ""
+
+
+class VerifyReport(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    passed: bool
+    checks: list[Check]
+
+
+def verify_gguf(
+    gguf: Path, model_dir: Path, prompts: Sequence[str], *, prompt: Prompt | None = None, threads: int = 1
+) -> VerifyReport:
+    """Compare ``gguf`` with the Hugging Face folder that it was exported from.
+
+    Args:
+        prompts: commands whose next token both runtimes predict; a handful is enough.
+        prompt: what goes around a command.
+
+    Raises:
+        UsageError: the file cannot be read, or llama.cpp refuses it.
+    """
+    from transformers import AutoTokenizer
+
+    prompt = prompt or Prompt()
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    with GgufFile(gguf) as file, Checkpoint(model_dir) as checkpoint:
+        checks = [_tensor_names(file, checkpoint), _tensor_errors(file, checkpoint), _stop_token(file)]
+    with LlamaServer(gguf, prompt=prompt, threads=threads, slots=1) as server:
+        texts = [*PARITY_TEXTS, *prompts]
+        checks += [
+            _same_tokens(
+                "token parity",
+                texts,
+                lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True),
+                server.tokenize,
+            ),
+            _same_tokens(
+                "prompt parity",
+                texts,
+                lambda command: encode_prompt(tokenizer, prompt, command),
+                server.tokenize_prompt,
+            ),
+            _same_tokens(
+                "chat template parity",
+                list(prompts),
+                lambda command: encode_prompt(tokenizer, prompt, command),
+                server.chat_template_ids,
+            ),
+            _one_bos(server, prompts, tokenizer.bos_token_id),
+        ]
+        ids = [encode_prompt(tokenizer, prompt, command) for command in prompts]
+        found = [_distribution(server.next_token_logprobs(item)) for item in ids]
+    checks += _next_token_checks(gguf, model_dir, ids, found)
+    for check in checks:
+        if not check.passed:
+            logger.error(
+                "%s: %s is %.3g, bound %.3g %s", gguf, check.name, check.value, check.bound, check.detail
+            )
+    return VerifyReport(passed=all(check.passed for check in checks), checks=checks)
+
+
+def error_bound(values: np.ndarray, type_: GGMLQuantizationType) -> np.ndarray:
+    """The largest error that rounding ``values`` (rows, row length) to ``type_`` may make, same shape.
+
+    Half a step, or a whole one at the end of a lopsided grid, and the rounding of the block's fp16 numbers.
+    """
+    if type_ is GGMLQuantizationType.F32:
+        return np.zeros_like(values)
+    if type_ is GGMLQuantizationType.F16:
+        return np.abs(values) * 2.0**-11 + 2.0**-25
+    if type_ is GGMLQuantizationType.BF16:
+        return np.abs(values) * 2.0**-9 + 2.0**-134
+    blocks = values.reshape(-1, 32)
+    largest = np.abs(blocks).max(axis=1, keepdims=True)
+    spread = blocks.max(axis=1, keepdims=True) - blocks.min(axis=1, keepdims=True)
+    step = {
+        GGMLQuantizationType.Q8_0: largest / 127 / 2,
+        GGMLQuantizationType.Q4_0: largest / 8,
+        GGMLQuantizationType.Q5_0: largest / 16,
+        GGMLQuantizationType.Q4_1: spread / 15 / 2,
+        GGMLQuantizationType.Q5_1: spread / 31 / 2,
+    }[type_]
+    fp16 = (largest + spread) * 2.0**-11 + 32 * 2.0**-25
+    return np.broadcast_to(step * 1.001 + fp16, blocks.shape).reshape(values.shape)
+
+
+def _tensor_names(file: GgufFile, checkpoint: Checkpoint) -> Check:
+    expected = {gguf_name(name) for name in checkpoint.tensors if name != OUTPUT}
+    different = sorted(expected ^ file.tensors.keys())
+    return _at_most("missing or unknown tensors", len(different), 0, ", ".join(different[:3]))
+
+
+def _tensor_errors(file: GgufFile, checkpoint: Checkpoint) -> Check:
+    """The worst error of any weight as a share of what its type allows."""
+    worst, where = 0.0, ""
+    for name in checkpoint.tensors:
+        if name == OUTPUT or gguf_name(name) not in file.tensors:
+            continue
+        tensor = file.tensors[gguf_name(name)]
+        start = 0
+        for stored in tensor_rows(file, tensor.name):
+            source = checkpoint.rows(name, start, start + len(stored))
+            start += len(stored)
+            error = np.abs(_stored_form(stored, name) - _stored_form(source, name))
+            allowed = error_bound(_stored_form(source, name), tensor.type)
+            share = float(np.max(error / np.maximum(allowed, np.finfo(np.float32).tiny)))
+            if not share <= worst:  # NaN is the worst of all
+                worst, where = share, tensor.name
+    return _at_most("weight error / allowed error", worst, 1, where)
+
+
+def _stored_form(values: np.ndarray, name: str) -> np.ndarray:
+    """As in the file, where norms are 1 + w."""
+    return values + np.float32(1) if is_norm(name) else values
+
+
+def _stop_token(file: GgufFile) -> Check:
+    """llama.cpp stops at ``<end_of_turn>`` by its text, if it is a control token."""
+    tokens, types = file.metadata["tokenizer.ggml.tokens"], file.metadata["tokenizer.ggml.token_type"]
+    stops = [
+        id_ for id_, token in enumerate(tokens) if token == END_OF_TURN and types[id_] == TokenType.CONTROL
+    ]
+    return Check(name="stop tokens", value=len(stops), bound=1, passed=len(stops) == 1, detail=f"ids {stops}")
+
+
+def _same_tokens(
+    name: str,
+    texts: Sequence[str],
+    expected: Callable[[str], list[int]],
+    found: Callable[[str], list[int]],
+) -> Check:
+    different = [text for text in texts if expected(text) != found(text)]
+    return _at_most(
+        f"{name}: texts with other tokens", len(different), 0, repr(different[0]) if different else ""
+    )
+
+
+def _one_bos(server: LlamaServer, prompts: Sequence[str], bos: int) -> Check:
+    counts = [
+        render(command).count(bos)
+        for command in prompts or [""]
+        for render in (server.tokenize_prompt, server.chat_template_ids)
+    ]
+    worst = max(counts, key=lambda count: abs(count - 1))
+    return Check(name="BOS tokens in a prompt", value=worst, bound=1, passed=worst == 1)
+
+
+def _next_token_checks(
+    gguf: Path, model_dir: Path, ids: Sequence[list[int]], found: Sequence[np.ndarray]
+) -> Iterator[Check]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not ids:
+        return
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    source = [_hf_distribution(model, item) for item in ids]
+    with GgufFile(gguf) as file:
+        _load_from_gguf(model, file)
+        types = {tensor.type for tensor in file.tensors.values()}
+    twin = [_hf_distribution(model, item) for item in ids]
+    bound = max(_KL_BOUND.get(type_, _KL_BOUND_BELOW_8_BITS) for type_ in types)
+    yield _at_most("KL to the float32 model", max(map(_kl, source, found)), bound)
+    yield _at_most("KL to the file's weights in PyTorch", max(map(_kl, twin, found)), _RUNTIME_KL_BOUND)
+    likely = max(
+        float(np.abs(expected - actual)[expected > np.log(0.01)].max(initial=0.0))
+        for expected, actual in zip(twin, found, strict=True)
+    )
+    yield _at_most("log-probability difference of likely tokens", likely, 0.5)
+
+
+def _load_from_gguf(model: Any, file: GgufFile) -> None:
+    """Give ``model`` the weights that lie in ``file``."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            start = 0
+            rows = parameter.view(-1, parameter.shape[-1])
+            for values in tensor_rows(file, gguf_name(name)):
+                rows[start : start + len(values)] = torch.from_numpy(values)
+                start += len(values)
+
+
+def _hf_distribution(model: Any, ids: list[int]) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, -1]
+    return torch.log_softmax(logits.double(), dim=-1).numpy()
+
+
+def _distribution(logprobs: dict[int, float]) -> np.ndarray:
+    """Log-probabilities by token id."""
+    values = np.full(max(logprobs) + 1, -np.inf)
+    values[list(logprobs)] = list(logprobs.values())
+    return values
+
+
+def _kl(expected: np.ndarray, found: np.ndarray) -> float:
+    """KL(expected || found) in nats, over the tokens that have a probability at all."""
+    if expected.shape != found.shape:
+        raise UsageError(f"the file has {len(found)} tokens where the folder's model has {len(expected)}.")
+    some = expected > -60  # e^-60: nothing of the sum is lost, and float32 does not underflow
+    return float(np.sum(np.exp(expected[some]) * (expected[some] - found[some])))
+
+
+def _at_most(name: str, value: float, bound: float, detail: str = "") -> Check:
+    return Check(name=name, value=value, bound=bound, passed=value <= bound, detail=detail)
