@@ -9,15 +9,16 @@ beyond 3.5 (the modified z-score of Iglewicz and Hoaglin, 1993).
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from registry.errors import UsageError
-from tasks.forensics.checkpoints import read_checkpoint
+from tasks.forensics.checkpoints import Checkpoint, StoredTensor, open_checkpoint
 from tasks.forensics.names import TensorKind, kind_of, layer_and_part, norm_offset
-from tasks.forensics.stored import Checkpoint, StoredTensor
 from tasks.forensics.streaming import Chunks, outlying, summarise
 
 _KEPT_ENTRIES = 1 << 23  # 32 MB of float32
@@ -67,13 +68,12 @@ class ModelStatistics(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     model: str
     format: str
     architecture: str
     parameters: int
     tensors: tuple[TensorStatistics, ...]
-    skipped: tuple[str, ...] = ()
 
     @property
     def norms(self) -> tuple[TensorStatistics, ...]:
@@ -108,9 +108,8 @@ def tensor_statistics(model: Path) -> ModelStatistics:
 
     Raises UsageError where it cannot be read.
     """
-    checkpoint = read_checkpoint(model)
-    largest_first = sorted(checkpoint.tensors, key=lambda tensor: -tensor.entries)
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with open_checkpoint(model) as checkpoint, ThreadPoolExecutor(_THREADS) as pool:
+        largest_first = sorted(checkpoint.tensors, key=lambda tensor: -tensor.entries)
         measured = list(pool.map(lambda tensor: _measure(tensor, checkpoint), largest_first))
     return ModelStatistics(
         model=str(model),
@@ -118,7 +117,6 @@ def tensor_statistics(model: Path) -> ModelStatistics:
         architecture=checkpoint.architecture,
         parameters=sum(tensor.entries for tensor in measured),
         tensors=tuple(sorted(measured, key=_layer_order)),
-        skipped=checkpoint.skipped,
     )
 
 
@@ -135,7 +133,9 @@ def _measure(tensor: StoredTensor, checkpoint: Checkpoint) -> TensorStatistics:
         chunks, gains = _repeated([weight]), _norm_gains(gain)
     else:
         chunks, gains = _rereadable(tensor), None
-    summary = summarise(chunks)
+    figures = asdict(summarise(chunks))
+    if gains:
+        figures["outliers"] = gains.outliers
     return TensorStatistics(
         name=tensor.name,
         kind=kind,
@@ -144,19 +144,13 @@ def _measure(tensor: StoredTensor, checkpoint: Checkpoint) -> TensorStatistics:
         shape=tensor.shape,
         dtype=tensor.dtype,
         entries=tensor.entries,
-        nonfinite=summary.nonfinite,
-        max_abs=summary.max_abs,
-        p999_abs=summary.p999_abs,
-        median_abs=summary.median_abs,
-        mean_abs=summary.mean_abs,
-        std=summary.std,
-        outliers=gains.outliers if gains else summary.outliers,
         gains=gains,
+        **figures,
     )
 
 
 def _weight_and_gain(tensor: StoredTensor, checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
-    stored = tensor.rows(0, tensor.entries).astype(np.float64)
+    stored = tensor.whole().reshape(-1).astype(np.float64)
     added = norm_offset(checkpoint.architecture, tensor.name)
     weight, gain = (stored - added, stored) if checkpoint.stores_gain else (stored, stored + added)
     return weight.astype(np.float32), gain
