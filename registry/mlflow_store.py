@@ -80,10 +80,11 @@ def connection() -> Connection:
 @contextmanager
 def store_errors(uri: str | None = None) -> Iterator[None]:
     """Turn what MLflow raises into a ServiceUnavailable or a UsageError of one sentence; also a decorator."""
+    where = uri or connection().uri
+
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
 
-    where = uri or connection().uri
     try:
         yield
     except RequestException as error:

@@ -1,0 +1,129 @@
+"""The version behind an alias -> devices."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from pydantic import BaseModel, ConfigDict
+
+from deployment.ollama_client import DeviceReport, deploy_package
+from deployment.package import Package, verify_package
+from flows.settings import Home
+from registry import models
+from registry.errors import GateBlocked, GemmillError
+
+logger = logging.getLogger(__name__)
+
+
+class DeviceFailure(BaseModel):
+    """A device that was not switched over, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: str
+    reason: str
+
+
+class DeployReport(BaseModel):
+    """The stable schema of ``gemmill deploy --summary``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    model_name: str
+    model_version: int
+    alias: str
+    gguf_sha256: str
+    devices: list[DeviceReport]
+    failures: list[DeviceFailure]
+
+
+class DevicesFailed(GemmillError):
+    """Devices were not switched over; ``report`` tells which, ``exit_code`` is the first failure's."""
+
+    def __init__(self, report: DeployReport, first: GemmillError) -> None:
+        total = len(report.devices) + len(report.failures)
+        reasons = " ".join(failure.reason for failure in report.failures)
+        super().__init__(
+            reasons if total == 1 else f"{len(report.failures)} of {total} devices failed. {reasons}"
+        )
+        self.report = report
+        self.exit_code = first.exit_code
+
+
+@flow(name="deploy")
+def deploy(
+    model_name: str = "gemma3-manufacturing",
+    alias: str = models.CHAMPION,
+    devices: list[str] | None = None,
+    home: Path | None = None,
+) -> DeployReport:
+    """Put the version behind ``alias`` on every device, as :func:`deploy_version` does."""
+    try:
+        report = deploy_version(model_name, alias, devices or (), home)
+    except DevicesFailed as failed:
+        _table(failed.report)
+        raise
+    _table(report)
+    return report
+
+
+def deploy_version(
+    model_name: str, alias: str, devices: Sequence[str] = (), home: Path | None = None
+) -> DeployReport:
+    """Fetch the version behind an alias (or a number), verify it, and switch every device over to it.
+
+    Without ``devices``, the Ollama of OLLAMA_HOST, else of this machine. A device that fails does not stop the
+    others. Raises GateBlocked for a version whose gates did not pass, whoever moved the alias there, and
+    DevicesFailed, after all were tried, where a device was not switched over.
+    """
+    place = Home.locate(home)
+    models.connect(place.path)
+    models.note_promotion_by_hand(model_name)
+    version = models.resolve(model_name, alias)
+    if not version.passed:
+        raise GateBlocked(
+            f"{model_name} version {version.version} did not pass its gates and is not deployed; promote one "
+            "that did."
+        )
+    folder = place.path / "packages" / f"{version.name}-{version.version}"
+    package = verify_package(models.download(version, folder))
+    return _to_devices(package, version, alias, devices)
+
+
+def _to_devices(
+    package: Package, version: models.RegisteredVersion, alias: str, devices: Sequence[str]
+) -> DeployReport:
+    done: list[DeviceReport] = []
+    failures: list[DeviceFailure] = []
+    first: GemmillError | None = None
+    for host in devices or [None]:
+        try:
+            done.append(deploy_package(package, name=version.name, host=host))
+            logger.info("%s answers with version %d", done[-1].device, version.version)
+        except GemmillError as error:
+            first = first or error
+            failures.append(DeviceFailure(device=host or "default", reason=str(error)))
+    report = DeployReport(
+        model_name=version.name,
+        model_version=version.version,
+        alias=alias,
+        gguf_sha256=package.gguf_sha256,
+        devices=done,
+        failures=failures,
+    )
+    if first is not None:
+        raise DevicesFailed(report, first) from first
+    return report
+
+
+def _table(report: DeployReport) -> None:
+    rows = [device.model_dump(mode="json") for device in report.devices]
+    rows += [failure.model_dump(mode="json") for failure in report.failures]
+    create_table_artifact(
+        key="deployed-devices",
+        table=rows,
+        description=f"{report.model_name} version {report.model_version} ({report.alias})",
+    )

@@ -1,0 +1,82 @@
+import go_template
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployment.modelfile import Limits, Modelfile, parse_modelfile, read_modelfile
+from deployment.prompt import Prompt
+from registry.errors import UsageError
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=80).filter(
+    lambda text: '"""' not in text
+)
+
+
+def modelfile(instruction: str = "") -> Modelfile:
+    return Modelfile.of("m-q8_0.gguf", Prompt(instruction=instruction), Limits(), "Terms.")
+
+
+@given(instruction=TEXT, command=TEXT)
+def test_the_go_template_renders_the_prompt_of_training(instruction: str, command: str) -> None:
+    prompt = Prompt(instruction=instruction)
+    file = modelfile(instruction)
+    rendered = go_template.render(file.template, System=file.system, Prompt=command.strip())
+    assert rendered == prompt.render(command)
+
+
+@given(instruction=TEXT, licence=TEXT)
+def test_what_is_rendered_is_read_back(instruction: str, licence: str) -> None:
+    file = Modelfile.of(
+        "m-q8_0.gguf", Prompt(instruction=instruction), Limits(num_ctx=512, num_predict=64), licence
+    )
+    assert parse_modelfile(file.render()) == file
+
+
+def test_answers_are_greedy_unpenalised_and_bounded() -> None:
+    lines = modelfile().render().splitlines()
+    assert lines[0] == "FROM ./m-q8_0.gguf"
+    assert [line for line in lines if line.startswith("PARAMETER")] == [
+        "PARAMETER temperature 0",
+        "PARAMETER repeat_penalty 1",
+        'PARAMETER stop "<end_of_turn>"',
+        "PARAMETER num_ctx 1024",
+        "PARAMETER num_predict 256",
+    ]
+
+
+def test_a_system_line_is_written_only_for_an_instruction() -> None:
+    assert "SYSTEM" not in modelfile("  ").render()
+    assert 'SYSTEM """Answer with JSON."""' in modelfile("Answer with JSON.").render()
+
+
+def test_a_text_that_the_quotes_cannot_hold_is_refused() -> None:
+    with pytest.raises(UsageError, match="SYSTEM of a Modelfile cannot hold"):
+        modelfile('Say """ok""".').render()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no FROM and no TEMPLATE"),
+        ("FROM ./a.gguf\n", "no TEMPLATE"),
+        ('FROM ./a.gguf\nTEMPLATE """{{ .Prompt }}\n', "TEMPLATE has no closing quotes"),
+        ("FORM ./a.gguf\n", "unknown instruction 'FORM'"),
+    ],
+)
+def test_another_text_is_refused_with_the_reason(tmp_path, text: str, reason: str) -> None:
+    path = tmp_path / "Modelfile"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        read_modelfile(path)
+
+
+def test_a_missing_modelfile_is_one_sentence(tmp_path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_modelfile(tmp_path / "Modelfile")
+
+
+def test_the_renderer_of_these_tests_knows_go_templates() -> None:
+    assert go_template.render("{{ if .A }}a{{ else }}b{{ end }} {{- .B }} c {{ .C -}} !", B="x") == "bx c !"
+    for wrong in ("{{ if .A }}a", "{{ range .A .B }}{{ end }}", "{{ A }}"):
+        with pytest.raises(ValueError, match=r"end|know|field"):
+            go_template.render(wrong)

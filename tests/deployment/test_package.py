@@ -1,0 +1,149 @@
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from small_package import CARD, GOLDEN, LABELS, NAME, gguf_file, make_package
+
+from data_checks.contract import load_label_set, response_schema
+from deployment.licence import apache_licence, gemma_licence
+from deployment.package import build_package, verify_package
+from deployment.prompt import Prompt
+from registry.artifacts import Artifact, write_checksums
+from registry.errors import UsageError
+
+
+def test_a_package_holds_what_a_device_and_its_owner_need(tmp_path: Path) -> None:
+    package = make_package(tmp_path, instruction="Answer with JSON.")
+    assert sorted(path.name for path in package.path.iterdir()) == [
+        "LICENSE",
+        "Modelfile",
+        "NOTICE",
+        "README.md",
+        "SHA256SUMS",
+        f"{NAME}-q8_0.gguf",
+        "golden.jsonl",
+        "labels.toml",
+        "response.schema.json",
+    ]
+    assert package.prompt == Prompt(instruction="Answer with JSON.")
+    assert load_label_set(package.path / "labels.toml") == LABELS == package.labels
+    assert json.loads((package.path / "response.schema.json").read_text()) == response_schema(LABELS)
+    assert [(item.command, item.answer) for item in package.golden] == list(GOLDEN)
+
+
+def test_sha256sum_agrees_with_the_checksums(tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=package.path, check=True
+    )
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = make_package(tmp_path / "a"), make_package(tmp_path / "b")
+    assert Artifact.of("package", first.path).sha256 == Artifact.of("package", second.path).sha256
+
+
+def test_a_package_can_be_built_over_an_older_one(tmp_path: Path) -> None:
+    make_package(tmp_path, content=b"GGUF old")
+    assert make_package(tmp_path, content=b"GGUF new").gguf.read_bytes() == b"GGUF new"
+
+
+def test_the_model_card_tells_data_metrics_gates_and_digests(tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    card = (package.path / "README.md").read_text()
+    for line in (
+        "- Base: gemma-3-270m",
+        "- Licence of the weights: Gemma Terms of Use",
+        "- Train: 1,892 records",
+        "- exact_match: 0.915",
+        "- oos_recall: undefined",
+        "- exact match: passed, 0.915 where 0.85 is asked",
+        f"- snapshot_sha256: `{'ab' * 32}`",
+        f"- gguf_sha256: `{package.gguf_sha256}`",
+    ):
+        assert line in card.splitlines()
+
+
+def test_the_gemma_terms_travel_with_what_derives_from_gemma(tmp_path: Path) -> None:
+    terms = tmp_path / "GEMMA_TERMS.html"
+    terms.write_text("the whole terms")
+    package = make_package(tmp_path, licence=gemma_licence(terms=(terms,)))
+    sentence = (
+        "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
+    )
+    for name in ("LICENSE", "NOTICE", "Modelfile"):
+        assert sentence in (package.path / name).read_text()
+    assert (package.path / "GEMMA_TERMS.html").read_text() == "the whole terms"
+
+
+def test_a_model_from_scratch_carries_no_gemma_notice(tmp_path: Path) -> None:
+    package = make_package(tmp_path, licence=apache_licence())
+    for name in ("LICENSE", "NOTICE", "Modelfile"):
+        assert "Gemma Terms" not in (package.path / name).read_text()
+    assert "Apache License, Version 2.0" in (package.path / "LICENSE").read_text()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: (folder / f"{NAME}-q8_0.gguf").write_bytes(b"GGUF other"), r"q8_0.gguf has changed"),
+        (lambda folder: (folder / "NOTICE").unlink(), "NOTICE is missing"),
+        (lambda folder: (folder / "extra.py").write_text("import os"), r"extra.py is not listed"),
+        (lambda folder: (folder / "SHA256SUMS").unlink(), "no readable SHA256SUMS"),
+    ],
+)
+def test_a_damaged_package_is_refused(tmp_path: Path, damage, reason: str) -> None:
+    package = make_package(tmp_path)
+    damage(package.path)
+    with pytest.raises(UsageError, match=reason):
+        verify_package(package.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda folder: (folder / f"{NAME}-q8_0.gguf").rename(folder / "b.gguf"),
+            "which its Modelfile names",
+        ),
+        (lambda folder: (folder / "golden.jsonl").write_text(""), "no prompt to try"),
+        (lambda folder: (folder / "golden.jsonl").write_text("{}\n"), r"golden.jsonl cannot be read"),
+        (lambda folder: (folder / "golden.jsonl").unlink(), r"golden.jsonl cannot be read"),
+    ],
+)
+def test_a_package_that_does_not_fit_together_is_refused(tmp_path: Path, change, reason: str) -> None:
+    package = make_package(tmp_path)
+    change(package.path)
+    write_checksums(package.path)
+    with pytest.raises(UsageError, match=reason):
+        verify_package(package.path)
+
+
+def build(out: Path, gguf: Path, golden=GOLDEN) -> None:
+    build_package(
+        out,
+        name=NAME,
+        gguf=gguf,
+        labels=LABELS,
+        prompt=Prompt(),
+        golden=golden,
+        card=CARD,
+        licence=apache_licence(),
+    )
+
+
+def test_nothing_is_packaged_without_a_file_or_without_golden_prompts(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="export the model to GGUF"):
+        build(tmp_path / "out", tmp_path / "missing.gguf")
+    with pytest.raises(UsageError, match="needs golden prompts"):
+        build(tmp_path / "out", gguf_file(tmp_path), golden=())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_on_another_file_system_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError("Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    assert make_package(tmp_path).gguf.read_bytes() == b"GGUF and weights"
