@@ -19,6 +19,7 @@ from tasks.quant.types import QuantType
 
 ARCHITECTURE = "gemma3"
 GLOBAL_PERIOD = 6  # llama.cpp assumes five local layers and one global
+MAX_LAYERS = 512  # LLAMAMAX_LAYERS
 _PROVENANCE = ("general.", "gemmill.")
 _LICENCE_KEYS = ("general.license", "general.license.name", "general.license.link")
 _FILE_TYPES = {
@@ -52,11 +53,16 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"the model type is {config.get('model_type')!r}; only gemma3_text can be converted."
         )
     for key in _NUMBERS:
-        if type(config.get(key)) is not int or config[key] <= 0:
+        if type(config.get(key)) is not int or not 0 < config[key] < 2**31:
             raise UsageError(
                 f"config.json has {key} = {config.get(key)!r} where a positive whole number belongs."
             )
+    epsilon = config.get("rms_norm_eps")
+    if type(epsilon) is not float or not 0 < epsilon < 1:
+        raise UsageError(f"config.json has rms_norm_eps = {epsilon!r} where a small positive number belongs.")
     layers = config["num_hidden_layers"]
+    if layers > MAX_LAYERS:
+        raise UsageError(f"config.json has num_hidden_layers = {layers}, more than llama.cpp's {MAX_LAYERS}.")
     period = config.get("sliding_window_pattern", GLOBAL_PERIOD)
     if config.get("layer_types", layer_types(layers)) != layer_types(layers) or period != GLOBAL_PERIOD:
         raise UsageError(
@@ -179,7 +185,7 @@ def _architecture(config: Mapping[str, Any], weights: QuantType) -> list[KeyValu
         number("attention.head_count_kv", "num_key_value_heads"),
         real("rope.freq_base", global_theta),
         real("rope.freq_base_swa", local_theta),
-        real("attention.layer_norm_rms_epsilon", config.get("rms_norm_eps", 1e-6)),
+        real("attention.layer_norm_rms_epsilon", config["rms_norm_eps"]),
         number("attention.key_length", "head_dim"),
         number("attention.value_length", "head_dim"),
         KeyValue("general.file_type", GGUFValueType.UINT32, int(_FILE_TYPES[weights])),

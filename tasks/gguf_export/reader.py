@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from gguf.constants import TokenType
 
 from deployment.prompt import END_OF_TURN, Prompt, chat_template
 from registry.artifacts import atomic_directory
 from registry.errors import UsageError
 from tasks.gguf_export.container import GgufFile, Tensor
-from tasks.gguf_export.metadata import ARCHITECTURE, layer_types
+from tasks.gguf_export.metadata import ARCHITECTURE, MAX_LAYERS, layer_types
 from tasks.gguf_export.names import gguf_name, is_norm, tensor_shapes
 from tasks.gguf_export.tokenizer import Vocabulary
 from tasks.gguf_export.tokenizer_json import tokenizer_json
@@ -62,6 +63,8 @@ def model_config(file: GgufFile) -> dict[str, Any]:
         ):
             raise UsageError(f"{file.path} sets {key}, which the import does not support.")
     layers = _number(file, "block_count")
+    if layers > MAX_LAYERS:
+        raise UsageError(f"{file.path} claims {layers} layers, more than llama.cpp's {MAX_LAYERS}.")
     tokens = _list(file, "tokenizer.ggml.tokens", str)
     eos = _token_id(file, "eos")
     end_of_turn = [id_ for id_, token in enumerate(tokens) if token == END_OF_TURN]
@@ -121,6 +124,8 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
         raise UsageError(
             f"{file.path} has {len(tokens)} tokens, but {len(scores)} scores and {len(types)} types."
         )
+    if unknown := set(types) - set(TokenType):
+        raise UsageError(f"{file.path} has tokens of the unknown type {min(unknown)}.")
     return Vocabulary(
         tokens=tokens,
         scores=scores,
@@ -143,10 +148,6 @@ def tensor_rows(file: GgufFile, name: str) -> Iterator[np.ndarray]:
 
 def _checked_tensors(file: GgufFile, config: dict[str, Any]) -> dict[str, Tensor]:
     """Hugging Face name -> tensor of ``file``, once it is known to hold exactly the tensors of ``config``."""
-    if config["num_hidden_layers"] > len(file.tensors):
-        raise UsageError(
-            f"{file.path} has {len(file.tensors)} tensors, too few for {config['num_hidden_layers']} layers."
-        )
     shapes = {gguf_name(name): shape for name, shape in tensor_shapes(config).items()}
     for name in [*shapes, *file.tensors]:
         found = file.tensors[name].shape if name in file.tensors else None

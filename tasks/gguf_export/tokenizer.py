@@ -149,7 +149,7 @@ def _check_merges(path: Path, model: Mapping[str, Any], pieces: list[str], types
 
     llama.cpp joins any two neighbours, pieces or single characters, whose sum is a token of any type.
     """
-    merged = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+    merged = [_pair(path, merge) for merge in model["merges"]]
     ids = {piece: id_ for id_, piece in enumerate(pieces)}
     joined = {
         (piece[:cut], piece[cut:])
@@ -167,6 +167,14 @@ def _check_merges(path: Path, model: Mapping[str, Any], pieces: list[str], types
     order = [ids[piece] for piece in map("".join, merged) if piece in normal]
     if order != sorted(order):
         raise UsageError(f"{path} has merges in another order than its ids, which scores cannot express.")
+
+
+def _pair(path: Path, merge: Any) -> tuple[str, str]:
+    """A merge as the pair that it joins; older files write the two with a space between them."""
+    match merge.split(" ", 1) if isinstance(merge, str) else merge:
+        case [str(left), str(right)]:
+            return left, right
+    raise UsageError(f"{path} has merges that are no pairs of texts, {merge!r} among them.")
 
 
 def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[float], list[int]]:

@@ -13,15 +13,19 @@ from tasks.gguf_export.tokenizer import SPACE_MARK, Vocabulary, merges
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The content of tokenizer.json: BPE with byte fallback, one BOS before each text."""
+    """The content of tokenizer.json: BPE with byte fallback, one BOS before each text.
+
+    Unused tokens are left out; converting the folder again fills their places.
+    """
     pieces = [
         token.replace(" ", SPACE_MARK) if type_ == TokenType.USER_DEFINED else token
         for token, type_ in zip(vocabulary.tokens, vocabulary.types, strict=True)
     ]
-    ids = {piece: id_ for id_, piece in enumerate(pieces)}
-    if len(ids) != len(pieces):
+    used = [id_ for id_, type_ in enumerate(vocabulary.types) if type_ != TokenType.UNUSED]
+    ids = {pieces[id_]: id_ for id_ in used}
+    if len(ids) != len(used):
         raise UsageError(
-            f"the vocabulary repeats {len(pieces) - len(ids)} pieces, which tokenizer.json cannot express."
+            f"the vocabulary repeats {len(used) - len(ids)} pieces, which tokenizer.json cannot express."
         )
     return {
         "version": "1.0",

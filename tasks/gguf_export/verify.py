@@ -1,7 +1,7 @@
 """Proof that a GGUF file is the model it was made from: its tensors, its tokens and what llama.cpp computes.
 
-Two comparisons of next-token distributions: with the folder's float32 weights (what quantisation costs) and with
-the file's own weights, dequantised, in PyTorch (whether llama.cpp computes the same function).
+Two comparisons of next-token distributions: with the folder's float32 weights (what quantisation costs) and
+with the file's own weights, dequantised, in PyTorch (whether llama.cpp computes the same function).
 """
 
 import logging

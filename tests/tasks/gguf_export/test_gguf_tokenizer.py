@@ -1,0 +1,210 @@
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+from gguf.constants import TokenType
+from gguf_samples import CONFIG, SENTENCES, write_json
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from deployment.prompt import END_OF_TURN, START_OF_TURN, Prompt
+from registry.errors import UsageError
+from tasks.evaluation.llama_server import LlamaServer
+from tasks.gguf_export.tokenizer import load_vocabulary
+from tasks.gguf_export.verify import PARITY_TEXTS
+from tasks.gguf_export.writer import export_gguf
+from tasks.quant.types import QuantType
+
+_SPACE_MARK = "▁"
+# U+2581 itself and long runs of spaces are known to be read otherwise by llama.cpp.
+_TEXT = st.text(max_size=60).filter(lambda text: _SPACE_MARK not in text)
+_AUDIT_TEXT = st.lists(
+    st.sampled_from([*" \n\t.,:{}\"'0123456789äΔ检", *" ".join(SENTENCES).split(), "  ", "   ", "<0x0A>"]),
+    max_size=25,
+).map("".join)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
+    out = tmp_path_factory.mktemp("served") / "tiny.gguf"
+    export_gguf(tiny_gemma, out, weights=QuantType.F16)
+    with LlamaServer(out, prompt=Prompt(), threads=1, slots=1, context=256) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hf(tiny_gemma: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(tiny_gemma / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # a control token in a text stays text
+    return tokenizer
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.one_of(_TEXT, _AUDIT_TEXT))
+@example(text=f"{START_OF_TURN}user\n{END_OF_TURN}<bos><eos><unk>")
+@example(text="  a   b    c")
+@example(text="\x00")
+def test_llama_cpp_and_hugging_face_split_any_text_alike(
+    server: LlamaServer, hf: Tokenizer, text: str
+) -> None:
+    assert server.tokenize(text) == hf.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("text", PARITY_TEXTS)
+def test_the_parity_texts_split_alike(server: LlamaServer, hf: Tokenizer, text: str) -> None:
+    assert server.tokenize(text) == hf.encode(text, add_special_tokens=False).ids
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=_AUDIT_TEXT)
+def test_tokenizer_json_splits_as_the_sentencepiece_model_it_came_from(
+    sentencepiece_model: Path, hf: Tokenizer, text: str
+) -> None:
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model))
+    assert hf.encode(text, add_special_tokens=False).ids == reference.encode(text)
+
+
+def test_a_chat_prompt_has_one_bos_and_control_tokens_for_its_turns(server: LlamaServer) -> None:
+    ids = server.chat_template_ids("check the pump")
+    assert ids == server.tokenize_prompt("check the pump")
+    assert (ids[0], ids.count(2), ids.count(4), ids.count(5)) == (2, 1, 2, 1)
+
+
+def test_tokenizer_json_and_tokenizer_model_give_the_same_vocabulary(
+    tiny_gemma: Path, sentencepiece_model: Path, tmp_path: Path
+) -> None:
+    shutil.copy(sentencepiece_model, tmp_path / "tokenizer.model")
+    shutil.copy(tiny_gemma / "tokenizer_config.json", tmp_path)
+    from_model, from_json = load_vocabulary(tmp_path, CONFIG), load_vocabulary(tiny_gemma, CONFIG)
+
+    assert from_json.tokens == from_model.tokens
+    # tokenizer.json cannot tell the unknown token from a control token; upstream's own files say control.
+    assert (from_model.types[3], from_json.types[3]) == (TokenType.UNKNOWN, TokenType.CONTROL)
+    assert [from_json.types[id_] for id_ in (0, 1, 2, 4, 5)] == [TokenType.CONTROL] * 5
+    del from_model.types[3], from_json.types[3], from_model.scores[3], from_json.scores[3]
+    assert from_json.types == from_model.types
+    assert from_json.scores == from_model.scores
+
+
+def test_types_and_scores_follow_upstream(tiny_gemma: Path) -> None:
+    vocabulary = load_vocabulary(tiny_gemma, CONFIG)
+    by_token = dict(
+        zip(vocabulary.tokens, zip(vocabulary.types, vocabulary.scores, strict=True), strict=True)
+    )
+    assert by_token[START_OF_TURN] == (TokenType.CONTROL, -1000.0)
+    assert by_token["  "] == (TokenType.USER_DEFINED, -1000.0)
+    assert by_token["<0x0A>"] == (TokenType.BYTE, 0.0)
+    normal = [score for type_, score in by_token.values() if type_ == TokenType.NORMAL]
+    assert normal == [-float(rank) for rank in range(len(normal))]
+
+
+def test_an_embedding_longer_than_the_vocabulary_is_filled_with_unused_tokens(tiny_gemma: Path) -> None:
+    vocabulary = load_vocabulary(tiny_gemma, CONFIG | {"vocab_size": 420})
+    assert vocabulary.tokens[-4:] == ["[PAD416]", "[PAD417]", "[PAD418]", "[PAD419]"]
+    assert vocabulary.types[-4:] == [TokenType.UNUSED] * 4
+    assert vocabulary.scores[-4:] == [-10_000.0] * 4
+
+
+def _changed(tiny_gemma: Path, tmp_path: Path, change: Any) -> Path:
+    content = json.loads((tiny_gemma / "tokenizer.json").read_text())
+    change(content)
+    write_json(tmp_path / "tokenizer.json", content)
+    return tmp_path
+
+
+def test_an_added_token_beyond_the_embedding_is_left_out_and_a_piece_is_refused(
+    tiny_gemma: Path, tmp_path: Path
+) -> None:
+    image = {"id": 416, "content": "<image_soft_token>", "special": True}
+    folder = _changed(tiny_gemma, tmp_path, lambda content: content["added_tokens"].append(image))
+    assert "<image_soft_token>" not in load_vocabulary(folder, CONFIG).tokens
+
+    folder = _changed(tiny_gemma, tmp_path, lambda content: content["model"]["vocab"].update(xyz=416))
+    with pytest.raises(UsageError, match="beyond the 416 rows of the embedding, 'xyz'"):
+        load_vocabulary(folder, CONFIG)
+
+
+def _set(*keys: str, value: object) -> Any:
+    def change(content: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_set("model", "type", value="WordPiece"), "'WordPiece' tokenizer"),
+        (_set("model", "byte_fallback", value=False), "byte fallback False"),
+        (_set("normalizer", value={"type": "NFC"}), "normalizer .*NFC"),
+        (_set("pre_tokenizer", value={"type": "ByteLevel"}), "pre-tokenizer .*ByteLevel"),
+        (_set("model", value=None), "lacks its model"),
+        (_set("model", "merges", value=None), "no vocabulary or no merges"),
+        (_set("added_tokens", value=[{"content": "x"}]), "added token without an id"),
+        (_set("model", "vocab", "xyz", value=7), "repeated"),
+        (_set("model", "vocab", "xyz", value=-1), "repeated or no numbers"),
+        (_set("model", "vocab", "xyz", value="7"), "repeated or no numbers"),
+        (lambda content: content["model"]["merges"].pop(), "would differ in joining"),
+        (
+            lambda content: content["model"]["merges"].append(["a", "0"]),
+            "would differ in joining 'a' and '0'",
+        ),
+        (lambda content: content["model"]["merges"].append(3), "merges"),
+        (lambda content: content["model"]["merges"].reverse(), "another order than its ids"),
+    ],
+)
+def test_a_tokenizer_that_llama_cpp_would_not_follow_is_refused(
+    tiny_gemma: Path, tmp_path: Path, change: Any, reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        load_vocabulary(_changed(tiny_gemma, tmp_path, change), CONFIG)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"neither tokenizer\.json nor tokenizer\.model"):
+        load_vocabulary(tmp_path, CONFIG)
+
+
+def test_a_tokenizer_without_bos_is_refused(tiny_gemma: Path, tmp_path: Path) -> None:
+    folder = _changed(tiny_gemma, tmp_path, lambda content: content)
+    write_json(folder / "tokenizer_config.json", {"bos_token": "<none>"})
+    with pytest.raises(UsageError, match="no bos token"):
+        load_vocabulary(folder, {"vocab_size": 416})
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_damaged_tokenizer_model_is_read_or_refused(
+    sentencepiece_model: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(sentencepiece_model.read_bytes())
+    content = content[: data.draw(st.integers(0, len(content)))]
+    for position in data.draw(st.lists(st.integers(0, max(0, len(content) - 1)), max_size=5)):
+        if content:
+            content[position] = data.draw(st.integers(0, 255))
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "tokenizer.model").write_bytes(content)
+    try:
+        load_vocabulary(folder, CONFIG)
+    except UsageError as error:
+        assert "tokenizer.model" in str(error) or "token:" in str(error)
+
+
+def test_a_unigram_model_is_refused(tmp_path: Path) -> None:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 20),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="unigram",
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    with pytest.raises(UsageError, match="not a BPE model without a prefix space"):
+        load_vocabulary(tmp_path, CONFIG)

@@ -1,0 +1,107 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import quants
+from gguf.constants import GGMLQuantizationType
+from gguf_samples import CONFIG, tiny_weights, write_json
+from safetensors.numpy import save_file
+
+from registry.errors import UsageError
+from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.verify import VerifyReport, error_bound, verify_gguf
+from tasks.gguf_export.writer import export_gguf
+from tasks.quant.types import QuantType
+
+PROMPTS = [
+    "Audit pump P-101 for a leak",
+    "Inspect line 7 tomorrow, then the gear box of the conveyor belt again",
+]
+
+
+def _failed(report: VerifyReport) -> set[str]:
+    assert report.passed == (not [check for check in report.checks if not check.passed])
+    return {check.name for check in report.checks if not check.passed}
+
+
+@pytest.mark.parametrize("weights", [QuantType.F32, QuantType.BF16, QuantType.Q8_0, QuantType.Q4_0])
+def test_an_export_passes(tiny_gemma: Path, tmp_path: Path, weights: QuantType) -> None:
+    out = export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=weights).path
+    report = verify_gguf(out, tiny_gemma, PROMPTS)
+    assert _failed(report) == set(), report
+    assert {check.name: check.value for check in report.checks}["BOS tokens in a prompt"] == 1
+
+
+def test_the_older_scalars_of_a_config_reach_llama_cpp(tiny_gemma: Path, tmp_path: Path) -> None:
+    """Other rope frequencies than the defaults; the twin in PyTorch reads them from config.json."""
+    folder = Path(shutil.copytree(tiny_gemma, tmp_path / "model"))
+    rope = {
+        "full_attention": {"rope_type": "default", "rope_theta": 5_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    }
+    write_json(folder / "config.json", {**CONFIG, "rope_parameters": rope})
+    out = export_gguf(folder, tmp_path / "out.gguf", weights=QuantType.F32).path
+    assert _failed(verify_gguf(out, folder, PROMPTS)) == set()
+    assert "KL to the float32 model" in _failed(verify_gguf(out, tiny_gemma, PROMPTS))
+
+
+def test_a_changed_weight_is_found(tiny_gemma: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_gemma, tmp_path / "model"))
+    weights = tiny_weights()
+    weights["model.layers.2.mlp.up_proj.weight"][7, 9] += 0.05
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    out = export_gguf(folder, tmp_path / "out.gguf", weights=QuantType.Q8_0).path
+    report = verify_gguf(out, tiny_gemma, [])
+    assert _failed(report) == {"weight error / allowed error"}
+    assert any(check.detail == "blk.2.ffn_up.weight" for check in report.checks)
+
+
+def test_a_norm_without_its_one_is_found(tiny_gemma: Path, tmp_path: Path) -> None:
+    out = export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=QuantType.F32).path
+    with GgufFile(out) as file:
+        norm = file.tensors["blk.0.attn_norm.weight"]
+    content = bytearray(out.read_bytes())
+    values = np.frombuffer(content, dtype="<f4", count=norm.row_length, offset=norm.offset) - np.float32(1)
+    content[norm.offset : norm.offset + norm.nbytes] = values.tobytes()
+    out.write_bytes(content)
+    failed = _failed(verify_gguf(out, tiny_gemma, PROMPTS))
+    assert {"weight error / allowed error", "KL to the float32 model"} <= failed
+    assert "KL to the file's weights in PyTorch" not in failed
+
+
+def test_another_tokenizer_is_found(tiny_gemma: Path, tmp_path: Path) -> None:
+    out = export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=QuantType.F32).path
+    content = out.read_bytes()
+    piece = b"\x05\x00\x00\x00\x00\x00\x00\x00" + "▁pu".encode()
+    assert content.count(piece) == 1
+    out.write_bytes(content.replace(piece, piece[:-1] + b"q"))
+    failed = _failed(verify_gguf(out, tiny_gemma, PROMPTS))
+    assert "token parity: texts with other tokens" in failed
+
+
+def test_a_second_bos_in_the_template_is_found(tiny_gemma: Path, tmp_path: Path) -> None:
+    template = "{{ bos_token }}{{ bos_token }}{{ messages[0]['content'] }}"
+    out = export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=QuantType.F32, chat_template=template).path
+    failed = _failed(verify_gguf(out, tiny_gemma, PROMPTS))
+    assert "chat template parity: texts with other tokens" in failed
+
+
+def test_a_file_that_llama_cpp_refuses_is_a_usage_error(tiny_gemma: Path, tmp_path: Path) -> None:
+    out = export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=QuantType.F32).path
+    content = out.read_bytes()
+    out.write_bytes(content.replace(b"gemma3.block_count", b"gemma3.block_kount"))
+    with pytest.raises(UsageError, match=r"block_count"):
+        verify_gguf(out, tiny_gemma, [])
+
+
+@pytest.mark.parametrize("type_", [GGMLQuantizationType[item.name] for item in QuantType])
+def test_the_error_bound_holds_and_is_tight(type_: GGMLQuantizationType) -> None:
+    random = np.random.default_rng(1)
+    scale = np.exp(random.uniform(-12, 5, (4096, 1)))
+    values = (random.standard_normal((4096, 64)) * scale).astype(np.float32)
+    error = np.abs(quants.dequantize(quants.quantize(values, type_), type_).reshape(values.shape) - values)
+    bound = error_bound(values, type_)
+    assert (error <= bound).all()
+    if type_ is not GGMLQuantizationType.F32:
+        assert (error / bound).max() > 0.5
