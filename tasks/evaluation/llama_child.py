@@ -1,7 +1,7 @@
 """The child process around llama.cpp: ``python -P llama_child.py '{"gguf": ..., ...}'``.
 
 Prints the server's address on one line and serves until standard input closes, which it does when the parent
-ends for whatever reason. Only errors of llama.cpp go to standard error. Imports nothing of this project.
+ends for whatever reason. Standard error is a file for llama.cpp's errors. Imports nothing of this project.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -10,10 +10,13 @@ ends for whatever reason. Only errors of llama.cpp go to standard error. Imports
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import xllamacpp
 
+_LAST_LINE = b"exiting due to"  # of the log of a file that does not load
+_LOG_TIMEOUT = 3.0  # seconds
 _ERRORS_ONLY = 1  # llama.cpp's verbosity: 1 errors, 2 warnings, 3 information
 
 
@@ -32,11 +35,22 @@ def _parameters(options: dict[str, Any]) -> xllamacpp.CommonParams:
     return params
 
 
+def _wait_for_log() -> None:
+    """llama.cpp logs from a thread that a quick exit cuts off; standard error is a file that can be read."""
+    deadline = time.monotonic() + _LOG_TIMEOUT
+    while _LAST_LINE not in os.pread(2, 1 << 20, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def main() -> None:
     # llama.cpp may print; the parent must read nothing but the address.
     address_stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    server = xllamacpp.Server(_parameters(json.loads(sys.argv[1])))
+    try:
+        server = xllamacpp.Server(_parameters(json.loads(sys.argv[1])))
+    except RuntimeError:
+        _wait_for_log()
+        raise
     address_stream.write(server.listening_address + "\n")
     address_stream.close()
     sys.stdin.buffer.read()

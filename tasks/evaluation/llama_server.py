@@ -5,6 +5,7 @@ Prompts go in as token ids: the turn around a command is parsed for control toke
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tasks.evaluation.prediction import Prediction, answer_concurrently
 _CHILD = Path(__file__).with_name("llama_child.py")
 _START_TIMEOUT = 180.0  # seconds; a 1B file on a cold disk and a busy machine takes tens
 _REQUEST_TIMEOUT = 600.0  # seconds for one answer
+_LOG_BYTES = 1 << 20  # far more than llama.cpp's errors ever take
 _STOP_TIMEOUT = 5.0  # seconds from closing the child's input to killing it
 
 
@@ -187,9 +189,7 @@ class LlamaServer:
             raise UsageError(f"llama.cpp cannot use the JSON schema: {match[1].strip()}.")
 
     def _log_text(self) -> str:
-        self._log.flush()
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
+        return os.pread(self._log.fileno(), _LOG_BYTES, 0).decode(errors="replace")
 
     def _reason(self) -> str:
         """The line of the child's log that says why it failed, empty where none does."""
