@@ -75,8 +75,8 @@ def deploy_version(
 ) -> DeployReport:
     """Fetch the version behind an alias (or a number), verify it, and switch every device over to it.
 
-    Without ``devices``, the Ollama of OLLAMA_HOST, else of this machine. A device that fails does not stop the
-    others. Raises GateBlocked for a version whose gates did not pass, whoever moved the alias there, and
+    Without ``devices``, the Ollama of OLLAMA_HOST, else of this machine. A device that fails does not stop
+    the others. Raises GateBlocked for a version whose gates did not pass, whoever moved the alias there, and
     DevicesFailed, after all were tried, where a device was not switched over.
     """
     place = Home.locate(home)

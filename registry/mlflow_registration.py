@@ -142,9 +142,8 @@ def _model_metrics(run: "Run", model_id: str) -> list["Metric"]:
     from mlflow.entities import Metric
 
     now = int(datetime.now(UTC).timestamp() * 1000)
-    tested = [
-        item.dataset for item in run.inputs.dataset_inputs if any(tag.value == "testing" for tag in item.tags)
-    ]
+    datasets = run.inputs.dataset_inputs if run.inputs is not None else []
+    tested = [item.dataset for item in datasets if any(tag.value == "testing" for tag in item.tags)]
     name, digest = (tested[0].name, tested[0].digest) if tested else (None, None)
     return [Metric(key, value, now, 0, model_id, name, digest) for key, value in run.data.metrics.items()]
 

@@ -142,7 +142,7 @@ def log_snapshot(run_id: str, snapshot: "Snapshot") -> None:
 
     inputs = []
     for split, context in _CONTEXTS.items():
-        path = snapshot.path / f"{split}.jsonl"
+        path = snapshot.split(split)
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         frame = pandas.DataFrame(
             {

@@ -1,9 +1,7 @@
-import os
 import socket
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fake_ollama import FakeOllama
 from small_package import GOLDEN, NAME, make_package
@@ -91,7 +89,7 @@ def test_a_silent_model_is_wrong(package: Package) -> None:
 
 def test_a_device_that_tells_another_digest_is_not_switched_over(package: Package) -> None:
     with FakeOllama(model_of(*GOLDEN), told_digest="sha256:" + "0" * 64) as ollama:
-        with pytest.raises(GateBlocked, match="0000 *, not from|not from"):
+        with pytest.raises(GateBlocked, match=r"from 0{64}, not from"):
             deploy_package(package, name=NAME, host=ollama.address)
         assert not ollama.models
 
@@ -122,13 +120,3 @@ def test_a_device_out_of_reach_is_one_sentence_with_its_address(package: Package
 def test_an_address_that_is_none_is_a_usage_error(package: Package) -> None:
     with pytest.raises(UsageError, match="is not the address"):
         deploy_package(package, name=NAME, host="http://[::1")
-
-
-@pytest.mark.live
-def test_a_package_is_uploaded_to_a_real_ollama(tmp_path: Path) -> None:
-    host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
-    try:
-        httpx.get(f"http://{host.removeprefix('http://')}/api/version", timeout=2).raise_for_status()
-    except httpx.HTTPError:
-        pytest.skip(f"no Ollama server answers at {host}; start one or set OLLAMA_HOST")
-    pytest.skip("placeholder")

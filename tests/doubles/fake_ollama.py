@@ -1,4 +1,4 @@
-"""A stand-in for the Ollama server: the endpoints that a deployment uses, as docs/api.md of Ollama describes them.
+"""A stand-in for the Ollama server: the endpoints that a deployment uses, as Ollama's docs/api.md has them.
 
 It keeps blobs and models, checks digests, renders the model's TEMPLATE, and asks ``answer`` for the rest.
 """

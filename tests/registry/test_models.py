@@ -62,18 +62,18 @@ def aliases(name: str) -> dict[str, int]:
     return {alias: version.version for alias, version in found.items() if version}
 
 
-# ------------------------------------------------------------------------------------------------------------- runs
+# ------------------------------------------------------------------------------------------------ runs
 
 
 def test_a_stage_is_a_run_nested_below_the_retrain(home: Path, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<p>fine</p>")
-    with models.retrain_run("tiny", params={"distill": {"temperature": 2.0, "layers": [1, 2]}}) as run:
-        with models.stage_run(run.run_id, "student") as stage:
-            stage.log_params({"lr": 2e-4})
-            for step in range(1200):
-                stage.log_metric("loss", 1 / (step + 1), step)
-            stage.log_artifact(tmp_path / "report.html", "reports")
-            stage.log_artifact(tmp_path, "everything")
+    params = {"distill": {"temperature": 2.0, "layers": [1, 2]}}
+    with models.retrain_run("tiny", params=params) as run, models.stage_run(run.run_id, "student") as stage:
+        stage.log_params({"lr": 2e-4})
+        for step in range(1200):
+            stage.log_metric("loss", 1 / (step + 1), step)
+        stage.log_artifact(tmp_path / "report.html", "reports")
+        stage.log_artifact(tmp_path, "everything")
     client = connection().client
     parent, child = client.get_run(run.run_id), client.get_run(stage.run_id)
     assert parent.data.params == {"distill.temperature": "2.0", "distill.layers": "[1, 2]"}
@@ -132,7 +132,7 @@ def test_the_snapshot_is_the_input_of_its_run(home: Path, tmp_path: Path, recwar
     assert not [str(warning.message) for warning in recwarn if "mlflow" in str(warning.filename)]
 
 
-# --------------------------------------------------------------------------------------------------------- versions
+# -------------------------------------------------------------------------------------------- versions
 
 
 def test_a_version_carries_its_card_its_metrics_and_its_digests(name: str, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_folder_that_is_no_package_is_not_registered(name: str, tmp_path: Path
     assert models.find(name, "challenger") is None
 
 
-# -------------------------------------------------------------------------------------------------------- promotion
+# ------------------------------------------------------------------------------------------- promotion
 
 
 def test_promotion_moves_the_champion_and_keeps_the_one_before(name: str, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_what_does_not_exist_is_said_with_what_to_do(name: str, tmp_path: Path) 
         models.resolve(name, 7)
 
 
-# --------------------------------------------------------------------------------------------------------- download
+# -------------------------------------------------------------------------------------------- download
 
 
 def test_a_package_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_package_that_was_exchanged_whole_is_refused(home: Path, name: str, tm
     assert not (tmp_path / "fetched").exists()
 
 
-# ------------------------------------------------------------------------------------------------------- connection
+# ------------------------------------------------------------------------------------------ connection
 
 
 def test_a_server_out_of_reach_is_said_at_once(home: Path) -> None:

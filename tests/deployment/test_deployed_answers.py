@@ -1,0 +1,86 @@
+"""A real GGUF packaged with its own answers, then asked as text through the Modelfile's template."""
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+from fake_ollama import FakeOllama
+from small_package import CARD, LABELS, NAME
+
+from deployment.licence import apache_licence
+from deployment.modelfile import Limits
+from deployment.ollama_client import deploy_package
+from deployment.package import Package, build_package, verify_package
+from deployment.prompt import Prompt
+
+COMMANDS = ("Hydraulic leak at press SG-402", "What is the weather tomorrow?", "  Prüfe <Ölstand>\tjetzt ")
+LIMITS = Limits(num_ctx=512, num_predict=24)
+
+
+@pytest.fixture(params=["", "Answer with JSON only.\nNothing else."], ids=["plain", "instructed"])
+def package(request: pytest.FixtureRequest, tmp_path: Path) -> Package:
+    from tiny_gguf import tiny_gguf
+
+    from tasks.evaluation.llama_server import LlamaServer
+
+    prompt = Prompt(instruction=request.param)
+    gguf = tiny_gguf(tmp_path, LABELS, prompt)
+    with LlamaServer(
+        gguf, prompt=prompt, max_new_tokens=LIMITS.num_predict, context=LIMITS.num_ctx
+    ) as server:
+        answers = [prediction.text for prediction in server.answer(COMMANDS)]
+    assert all(answer.strip() for answer in answers)
+    build_package(
+        tmp_path / "package",
+        name=NAME,
+        gguf=gguf,
+        labels=LABELS,
+        prompt=prompt,
+        golden=list(zip(COMMANDS, answers, strict=True)),
+        card=CARD,
+        licence=apache_licence(),
+        limits=LIMITS,
+    )
+    return verify_package(tmp_path / "package")
+
+
+@pytest.mark.slow
+def test_text_through_the_template_gives_the_answers_of_the_token_ids(package: Package) -> None:
+    from tasks.evaluation.llama_server import LlamaServer
+
+    with LlamaServer(package.gguf, prompt=Prompt(), context=LIMITS.num_ctx) as server:
+
+        def answer(prompt: str, options: dict[str, Any]) -> str:
+            body = {
+                "prompt": prompt,
+                "n_predict": options["num_predict"],
+                "temperature": options["temperature"],
+                "repeat_penalty": options["repeat_penalty"],
+                "stop": options["stop"],
+                "seed": options["seed"],
+            }
+            return server._post("/completion", body)["content"]
+
+        with FakeOllama(answer) as fake:
+            report = deploy_package(package, name=NAME, host=fake.address)
+    assert report.golden_passed == report.golden_total == len(COMMANDS)
+
+
+@pytest.mark.live
+def test_a_real_ollama_gives_the_golden_answers(package: Package) -> None:
+    host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
+    try:
+        httpx.get(f"http://{host.removeprefix('http://')}/api/version", timeout=2).raise_for_status()
+    except httpx.HTTPError:
+        pytest.skip(f"no Ollama server answers at {host}; start one or set OLLAMA_HOST")
+    name = f"gemmill-test-{uuid.uuid4().hex[:8]}"
+    try:
+        report = deploy_package(package, name=name, host=host)
+        assert report.gguf_sha256 == package.gguf_sha256
+        assert report.golden_passed == report.golden_total == len(COMMANDS)
+    finally:
+        ollama.Client(host=host).delete(name)
