@@ -1,0 +1,106 @@
+"""Deployment by alias: a real registry, a stand-in for the device."""
+
+from pathlib import Path
+
+import pytest
+from fake_ollama import FakeOllama
+from prefect.testing.utilities import prefect_test_harness
+from small_package import GOLDEN, NAME, make_package
+
+from deployment.prompt import Prompt
+from flows.deploy import DevicesFailed, deploy, deploy_version
+from registry import models
+from registry.errors import GateBlocked, UsageError
+from registry.mlflow_store import connection
+
+ANSWERS = {Prompt().render(command): answer for command, answer in GOLDEN}
+
+
+def knows_its_prompts(prompt: str, options: dict) -> str:
+    return ANSWERS.get(prompt, "?")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with version 1 (champion), 2 (passed, challenger) and 3 (blocked)."""
+    home = tmp_path_factory.mktemp("deploy")
+    models.connect(home)
+    for content, verdict in (("one", True), ("two", True), ("three", False)):
+        package = make_package(tmp_path_factory.mktemp(content), content=f"GGUF {content}".encode())
+        with models.retrain_run(content) as run:
+            models.register_version(run.run_id, package.path, model_name=NAME, verdict=verdict, tags={})
+    return home
+
+
+@pytest.fixture(autouse=True)
+def champion_is_version_1(home: Path) -> None:
+    models.connect(home)
+    connection().client.set_registered_model_alias(NAME, "champion", "1")
+
+
+def test_the_champion_reaches_every_device(home: Path) -> None:
+    with FakeOllama(knows_its_prompts) as first, FakeOllama(knows_its_prompts) as second:
+        report = deploy_version(NAME, "champion", [first.address, second.address], home)
+        assert report.model_version == 1
+        assert [device.device for device in report.devices] == [first.address, second.address]
+        for device in (first, second):
+            assert device.model(NAME).digest == f"sha256:{report.gguf_sha256}"
+
+
+def test_a_champion_set_in_the_mlflow_ui_is_deployed_and_can_be_rolled_back(home: Path) -> None:
+    with FakeOllama(knows_its_prompts) as ollama:
+        deploy_version(NAME, "champion", [ollama.address], home)
+        connection().client.set_registered_model_alias(NAME, "champion", "2")  # what the MLflow UI does
+        assert deploy_version(NAME, "champion", [ollama.address], home).model_version == 2
+    assert models.rollback(NAME).version == 1
+
+
+def test_a_number_names_a_version_too(home: Path) -> None:
+    with FakeOllama(knows_its_prompts) as ollama:
+        assert deploy_version(NAME, "2", [ollama.address], home).model_version == 2
+
+
+def test_a_blocked_version_is_not_deployed_even_if_a_person_made_it_champion(home: Path) -> None:
+    connection().client.set_registered_model_alias(NAME, "champion", "3")
+    with FakeOllama(knows_its_prompts) as ollama:
+        with pytest.raises(GateBlocked, match="version 3 did not pass its gates"):
+            deploy_version(NAME, "champion", [ollama.address], home)
+        assert not ollama.models
+
+
+def test_one_bad_device_does_not_stop_the_others(home: Path) -> None:
+    with FakeOllama(lambda prompt, options: "?") as bad, FakeOllama(knows_its_prompts) as good:
+        with pytest.raises(DevicesFailed, match=r"^2 of 3 devices failed\. No Ollama answers at") as caught:
+            deploy_version(NAME, "champion", ["127.0.0.1:9", bad.address, good.address], home)
+        assert good.model(NAME)
+    report = caught.value.report
+    assert [device.device for device in report.devices] == [good.address]
+    assert [failure.device for failure in report.failures] == ["127.0.0.1:9", bad.address]
+    assert caught.value.exit_code == 5
+
+
+def test_the_device_of_the_environment_is_the_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    with pytest.raises(DevicesFailed, match=r"^No Ollama answers at http://127\.0\.0\.1:9; start") as caught:
+        deploy_version(NAME, "champion", home=home)
+    assert caught.value.exit_code == 5
+
+
+def test_without_a_champion_the_next_step_is_said(home: Path) -> None:
+    with pytest.raises(UsageError, match="gemmill promote VERSION"):
+        deploy_version("another-model", "champion", home=home)
+
+
+@pytest.mark.slow
+def test_the_flow_tables_what_became_of_each_device(home: Path) -> None:
+    from prefect.client.orchestration import get_client
+
+    with prefect_test_harness(server_startup_timeout=120), FakeOllama(knows_its_prompts) as ollama:
+        report = deploy(NAME, devices=[ollama.address], home=home)
+        with pytest.raises(DevicesFailed):
+            deploy(NAME, devices=["127.0.0.1:9"], home=home)
+        with get_client(sync_client=True) as client:
+            tables = [artifact.data for artifact in client.read_artifacts()]
+    assert report.devices[0].golden_passed == 2
+    assert any(ollama.address in str(table) for table in tables)
+    assert any("No Ollama answers" in str(table) for table in tables)
