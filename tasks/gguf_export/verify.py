@@ -132,19 +132,19 @@ def error_bound(values: np.ndarray, type_: GGMLQuantizationType) -> np.ndarray:
     if type_ is GGMLQuantizationType.F16:
         return np.abs(values) * 2.0**-11 + 2.0**-25
     if type_ is GGMLQuantizationType.BF16:
-        return np.abs(values) * 2.0**-9 + 2.0**-134
+        return np.abs(values) * 2.0**-8 + 2.0**-134
     blocks = values.reshape(-1, 32)
     largest = np.abs(blocks).max(axis=1, keepdims=True)
     spread = blocks.max(axis=1, keepdims=True) - blocks.min(axis=1, keepdims=True)
-    step = {
-        GGMLQuantizationType.Q8_0: largest / 127 / 2,
-        GGMLQuantizationType.Q4_0: largest / 8,
-        GGMLQuantizationType.Q5_0: largest / 16,
-        GGMLQuantizationType.Q4_1: spread / 15 / 2,
-        GGMLQuantizationType.Q5_1: spread / 31 / 2,
+    steps, codes = {  # the error in the values before d is rounded; the largest code that multiplies d
+        GGMLQuantizationType.Q8_0: (largest / 127 / 2, 127),
+        GGMLQuantizationType.Q4_0: (largest / 8, 8),
+        GGMLQuantizationType.Q5_0: (largest / 16, 16),
+        GGMLQuantizationType.Q4_1: (spread / 15 / 2, 16),
+        GGMLQuantizationType.Q5_1: (spread / 31 / 2, 32),
     }[type_]
-    fp16 = (largest + spread) * 2.0**-11 + 32 * 2.0**-25
-    return np.broadcast_to(step * 1.001 + fp16, blocks.shape).reshape(values.shape)
+    fp16 = (largest + spread) * 2.0**-11 + codes * 2.0**-25
+    return np.broadcast_to(steps * 1.001 + fp16, blocks.shape).reshape(values.shape)
 
 
 def _tensor_names(file: GgufFile, checkpoint: Checkpoint) -> Check:
@@ -241,7 +241,7 @@ def _load_from_gguf(model: Any, file: GgufFile) -> None:
             start = 0
             rows = parameter.view(-1, parameter.shape[-1])
             for values in tensor_rows(file, gguf_name(name)):
-                rows[start : start + len(values)] = torch.from_numpy(values)
+                rows[start : start + len(values)] = torch.from_numpy(values.copy())
                 start += len(values)
 
 
