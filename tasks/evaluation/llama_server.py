@@ -35,6 +35,9 @@ class LlamaServer:
 
     The KV cache holds ``slots * context`` tokens. With ``schema``, answers are constrained to that JSON
     Schema. Raises UsageError where llama.cpp refuses the file, ServiceUnavailable where it dies later.
+
+    One slot gives the same answers every time, as a device does. With more, rounding depends on which prompts
+    share a batch, so a near tie between two tokens can fall either way.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from data_checks.contract import LabelSet, Record, answer_text, parse_answer, response_schema
 from deployment.prompt import END_OF_TURN, Prompt, encode_prompt
 from registry.errors import ServiceUnavailable, UsageError
+from tasks.evaluation import llama_server
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 from tasks.evaluation.llama_server import LlamaServer
 
@@ -159,6 +160,17 @@ def test_a_missing_file_is_named(tmp_path: Path):
         open_server(tmp_path / "nowhere.gguf"),
     ):
         pass
+
+
+def test_a_start_that_takes_too_long_ends_with_a_sentence(learnt_gguf: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(llama_server, "_START_TIMEOUT", 0.001)
+    with pytest.raises(ServiceUnavailable, match="did not load"), open_server(learnt_gguf):
+        pass
+
+
+def test_a_request_that_the_server_refuses_says_why(server: LlamaServer):
+    with pytest.raises(UsageError, match="invalid tokens"):
+        server.next_token_logprobs([999_999], 1)
 
 
 def test_a_server_that_dies_is_one_sentence_and_not_a_hang(learnt_gguf: Path):
