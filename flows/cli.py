@@ -1,0 +1,324 @@
+"""The ``gemmill`` command: every subcommand is one flow or one pure call.
+
+Exit codes: 0 done, 2 bad usage or configuration, 3 a gate blocked the candidate, 4 data refused, 5 a service is out of
+reach.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from registry.errors import GemmillError
+
+app = typer.Typer(
+    help="Turns manufacturing audit data into a small Gemma 3 model that answers audit commands with strict JSON.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+HomeOption = Annotated[Path | None, typer.Option(help="Where state lives; else GEMMILL_HOME, else .gemmill.")]
+SummaryOption = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the report as a page to this file.")]
+LabelsOption = Annotated[Path | None, typer.Option(help="Label set (TOML); else labels.toml beside the data.")]
+DataOption = Annotated[Path, typer.Option("--data", help="Labelled records: a .jsonl file, or a folder with test.jsonl.")]
+InstructionOption = Annotated[str, typer.Option(help="Text before each command; a package brings its own.")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
+
+
+@app.callback()
+def _prepare(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries say.")] = False,
+) -> None:
+    from flows.console import set_up_logging
+
+    set_up_logging(verbose=verbose)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
+
+
+def _locate_home(home: Path | None) -> Path:
+    """The home; Prefect's own state goes there too, so that a run leaves nothing elsewhere."""
+    path = (home or Path(os.environ.get("GEMMILL_HOME", ".gemmill"))).absolute()
+    if not {"PREFECT_API_URL", "PREFECT_HOME"} & os.environ.keys():
+        (path / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect's server does not make it
+        os.environ["PREFECT_HOME"] = str(path / "prefect")
+    return path
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Audit files (.jsonl) or folders of them.")],
+    dataset: Annotated[str | None, typer.Option(help="Dataset to add to; else the label set's name.")] = None,
+    labels: LabelsOption = None,
+    home: HomeOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """Put audit records into the audit store; refuse files with bad lines as a whole."""
+    place = _locate_home(home)
+    from flows import ingest as flow
+    from flows.console import console
+    from registry.artifacts import write_text
+
+    report = flow.ingest(paths, dataset=dataset, labels=labels, home=place)
+    if summary:
+        write_text(summary, report.model_dump_json(indent=2) + "\n")
+    console.print(flow.ingest_table(report))
+
+
+@app.command()
+def due(
+    dataset: Annotated[str | None, typer.Option(help="Dataset; else the only one of the audit store.")] = None,
+    profile: Annotated[str, typer.Option(help="Profile whose minimum of new rows counts.")] = "tiny",
+    home: HomeOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """Say whether enough new rows have landed since the last training."""
+    place = _locate_home(home)
+    from flows.console import console
+    from flows.ingest import due as is_due
+    from flows.settings import load_profile
+    from registry.artifacts import write_text
+
+    found = is_due(dataset, place, load_profile(profile).retraining.minimum_rows)
+    if summary:
+        write_text(summary, found.model_dump_json(indent=2) + "\n")
+    verdict = "Retraining is due" if found.due else "Retraining is not due"
+    since = f"since snapshot {found.since_snapshot}" if found.since_snapshot else "and none was trained on yet"
+    console.print(f"{verdict}: {found.new_rows:,} new rows {since}; {found.minimum_rows:,} make it due.")
+
+
+@app.command()
+def retrain(
+    profile: Annotated[str, typer.Option(help="A shipped profile's name, or the path of a TOML file.")] = "tiny",
+    data: Annotated[
+        Path | None, typer.Option(help="Audit files to ingest first; else the shipped synthetic sample.")
+    ] = None,
+    labels: LabelsOption = None,
+    dataset: Annotated[str | None, typer.Option(help="Train on this dataset of the audit store as it stands.")] = None,
+    home: HomeOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """Run the main job: train, export, measure, judge and register a candidate."""
+    place = _locate_home(home)
+    from flows import retrain as flow
+    from flows.console import print_retrain
+    from flows.summary import CandidateBlocked
+
+    try:
+        result = flow.retrain(
+            profile=profile, data=data, labels=labels, dataset=dataset, home=place, summary=summary
+        )
+    except CandidateBlocked as blocked:
+        print_retrain(blocked.summary)
+        raise
+    print_retrain(result)
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="HF folder or hub id, adapter folder, or .gguf file.")],
+    baseline: Annotated[str | None, typer.Option(help="Model to compare with, such as the base.")] = None,
+    json_path: JsonOption = None,
+    html_path: HtmlOption = None,
+) -> None:
+    """Show the statistics of every norm and weight, and which norm gains outgrew the baseline's."""
+    from flows.console import console
+    from registry.artifacts import write_text
+    from tasks.bases.resolve import model_path
+    from tasks.forensics import tables
+    from tasks.forensics.comparison import compare_outliers
+    from tasks.forensics.report import write_report
+    from tasks.forensics.statistics import tensor_statistics
+
+    statistics = tensor_statistics(model_path(model))
+    baselines = {"baseline": tensor_statistics(model_path(baseline))} if baseline else {}
+    if json_path:
+        write_text(json_path, statistics.to_json())
+    if html_path:
+        write_report(html_path, statistics, baselines)
+    console.print(tables.norm_table(statistics))
+    console.print(tables.weight_table(statistics))
+    for other in baselines.values():
+        console.print(tables.comparison_table(statistics, baselines))
+        console.print(compare_outliers(statistics, other).finding() + ".")
+
+
+@app.command()
+def convert(
+    hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder of a Gemma 3 text model.")],
+    out: Annotated[Path, typer.Argument(help="GGUF file to write.")],
+    type_: Annotated[str, typer.Option("--type", help="Type of the matrices: f32, f16, bf16, q8_0, q5_1 … q4_0.")],
+    embedding: Annotated[str | None, typer.Option(help="Type of the embedding; else as llama-quantize does.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show types and sizes, write nothing.")] = False,
+    json_path: JsonOption = None,
+) -> None:
+    """Convert a Hugging Face folder to GGUF."""
+    from flows.console import console
+    from registry.artifacts import write_text
+    from tasks.gguf_export.plan import plan_table
+    from tasks.gguf_export.writer import export_gguf, plan_export
+
+    weights, embedding_type = _quant_type(type_), _quant_type(embedding) if embedding else None
+    if plan:
+        console.print(plan_table(plan_export(hf_dir, weights=weights, embedding=embedding_type)))
+        return
+    report = export_gguf(hf_dir, out, weights=weights, embedding=embedding_type)
+    if json_path:
+        write_text(json_path, report.model_dump_json(indent=2) + "\n")
+    types = ", ".join(f"{count} {name}" for name, count in report.types.items())
+    console.print(f"{report.path}: {report.bytes / 1e6:.1f} MB, tensors: {types}, SHA-256 {report.sha256}")
+
+
+@app.command(name="import")
+def import_(
+    gguf: Annotated[Path, typer.Argument(help="GGUF file of a Gemma 3 text model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything.")],
+) -> None:
+    """Turn a GGUF file into a Hugging Face folder."""
+    from flows.console import console
+    from tasks.gguf_export.reader import import_gguf
+
+    import_gguf(gguf, out)
+    console.print(f"{out}: config, tokenizer and float32 weights of {gguf.name}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="HF or adapter folder, .gguf, ollama:NAME, models:/NAME@ALIAS, http://HOST.")],
+    data: DataOption,
+    labels: LabelsOption = None,
+    instruction: InstructionOption = "",
+    threads: ThreadsOption = 0,
+    home: HomeOption = None,
+    json_path: JsonOption = None,
+    html_path: HtmlOption = None,
+) -> None:
+    """Ask a model every command of a file, greedily and unconstrained, and score the answers."""
+    from flows.console import console, metric_table
+    from flows.evaluation import evaluate_on
+    from tasks.evaluation.report import write_report
+
+    report = evaluate_on(model, data, labels, instruction, threads, _locate_home(home))
+    write_report(report, json_path=json_path, html_path=html_path)
+    console.print(metric_table({model: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A model, as evaluate takes it.")],
+    b: Annotated[str, typer.Argument(help="Another model.")],
+    data: DataOption,
+    labels: LabelsOption = None,
+    instruction: InstructionOption = "",
+    threads: ThreadsOption = 0,
+    home: HomeOption = None,
+    json_path: JsonOption = None,
+    html_path: HtmlOption = None,
+) -> None:
+    """Compare two models on the same commands, with paired intervals."""
+    from flows.console import console
+    from flows.evaluation import evaluate_on
+    from tasks.evaluation.comparison import compare_reports, comparison_table, write_comparison
+
+    place = _locate_home(home)
+    reports = [evaluate_on(model, data, labels, instruction, threads, place) for model in (a, b)]
+    comparison = compare_reports(*reports)
+    write_comparison(comparison, json_path=json_path, html_path=html_path)
+    console.print(comparison_table(comparison))
+
+
+@app.command()
+def promote(
+    version: Annotated[int, typer.Argument(help="Version of the registered model.")],
+    model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
+    home: HomeOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """Make a version the champion; refuse one whose gates failed."""
+    from registry import models
+
+    models.connect(_locate_home(home))
+    _report_version(models.promote(model_name, version), summary)
+
+
+@app.command()
+def rollback(
+    model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
+    home: HomeOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """Bring the previous champion back, in one step."""
+    from registry import models
+
+    models.connect(_locate_home(home))
+    _report_version(models.rollback(model_name), summary)
+
+
+@app.command()
+def deploy(
+    alias: Annotated[str, typer.Option(help="Alias or number of the version.")] = "champion",
+    device: Annotated[list[str] | None, typer.Option(help="Ollama to deploy to; else OLLAMA_HOST.")] = None,
+    model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
+    home: HomeOption = None,
+    summary: SummaryOption = None,
+) -> None:
+    """Put a version on devices that run Ollama, and ask each its golden prompts."""
+    place = _locate_home(home)
+    from flows import deploy as flow
+    from flows.console import console, device_table
+    from registry.artifacts import write_text
+
+    def tell(report: flow.DeployReport) -> None:
+        if summary:
+            write_text(summary, report.model_dump_json(indent=2) + "\n")
+        console.print(device_table(report))
+
+    try:
+        tell(flow.deploy(model_name, alias, device, place))
+    except flow.DevicesFailed as failed:
+        tell(failed.report)
+        raise
+
+
+def _report_version(version: Any, summary: Path | None) -> None:
+    from flows.console import console
+    from registry.artifacts import write_text
+
+    if summary:
+        write_text(summary, version.model_dump_json(indent=2) + "\n")
+    console.print(f"{version.name} version {version.version} is {', '.join(version.aliases)}.")
+
+
+def _quant_type(name: str) -> Any:
+    from registry.errors import UsageError
+    from tasks.quant.types import QuantType
+
+    try:
+        return QuantType(name)
+    except ValueError as error:
+        raise UsageError(
+            f"there is no type {name!r}; take one of {', '.join(QuantType)}. K-quants need rows of 256, which Gemma 3's "
+            "270M and 1B do not have."
+        ) from error
+
+
+def main() -> None:
+    """Run the command; an expected error is one sentence and its exit code."""
+    try:
+        app()
+    except GemmillError as error:
+        from data_checks.quarantine import LinesRefused, problem_table
+        from flows.console import errors, print_error
+
+        if isinstance(error, LinesRefused):
+            errors.print(problem_table(error.problems))
+        print_error(error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

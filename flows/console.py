@@ -1,0 +1,97 @@
+"""What the commands print: tables and the closing words of a retrain."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from flows.summary import RetrainSummary
+from registry.artifacts import Artifact
+from tasks.gates.judge import Verdict
+
+if TYPE_CHECKING:
+    from flows.deploy import DeployReport
+
+_PLAIN_WIDTH = 130  # of output that goes to a file or another program
+
+console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+errors = Console(stderr=True)
+_OURS = ("flows", "tasks", "registry", "deployment", "data_checks")
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """gemmill's own log lines to standard error; libraries speak up from warnings on."""
+    handler = RichHandler(console=errors, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in _OURS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+        logger.handlers, logger.propagate = [handler], False
+    if not verbose:
+        warnings.simplefilter("ignore")
+
+
+def print_error(error: Exception) -> None:
+    errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+
+
+def metric_table(metrics: Mapping[str, object], title: str) -> Table:
+    from tasks.evaluation.report import metrics_table
+
+    table = metrics_table(metrics)  # pyright: ignore[reportArgumentType]
+    table.title = title
+    return table
+
+
+def artifact_table(artifacts: list[Artifact]) -> Table:
+    table = Table(title="Artifacts")
+    for column in ("kind", "MB", "sha256", "path"):
+        table.add_column(column, justify="right" if column == "MB" else "left", overflow="fold")
+    for artifact in artifacts:
+        table.add_row(artifact.kind, f"{artifact.bytes / 1e6:.1f}", artifact.sha256[:12], str(artifact.path))
+    return table
+
+
+def device_table(report: "DeployReport") -> Table:
+    table = Table(title=f"{report.model_name} version {report.model_version} ({report.alias})")
+    for column in ("device", "SHA-256 there", "golden answers", "tokens/s", "result"):
+        table.add_column(column, overflow="fold")
+    for done in report.devices:
+        speed = f"{done.tokens_per_second:.0f}" if done.tokens_per_second else "–"
+        golden = f"{done.golden_passed} of {done.golden_total}"
+        table.add_row(done.device, done.gguf_sha256[:12], golden, speed, "[green]deployed[/]")
+    for failure in report.failures:
+        table.add_row(failure.device, "–", "–", "–", f"[red]{escape(failure.reason)}[/]")
+    return table
+
+
+def print_retrain(summary: RetrainSummary) -> None:
+    """Metrics, gates, artifacts, two answers of the shipped file, and what to type next."""
+    from tasks.gates.report import verdict_table
+
+    snapshot = summary.snapshot
+    rows = sum(snapshot["rows"].values())
+    console.print(artifact_table(summary.artifacts))
+    console.print(verdict_table(Verdict(passed=summary.passed, gates=tuple(summary.gates))))
+    console.print(metric_table(summary.metrics, f"{snapshot['dataset']}, snapshot {snapshot['id']}, {rows:,} records"))
+    for answer in summary.answers:
+        console.print(f"[bold]>[/] {escape(answer.command)}\n  [green]{escape(answer.answer)}[/]", soft_wrap=True)
+    reused = f", reused: {', '.join(summary.reused)}" if summary.reused else ""
+    console.print(f"\nSteps took {sum(summary.seconds.values()):.0f} s{reused}.")
+    name = f"{summary.model_name} version {summary.model_version}"
+    if not summary.passed:
+        console.print(f"{name} is registered with its verdict and goes no further.")
+        return
+    console.print(f"{name} is registered as {', '.join(summary.aliases) or 'a version without alias'}. Next:")
+    console.print(
+        f"  gemmill promote {summary.model_version}    make it the champion (or set the alias in the MLflow UI)\n"
+        "  gemmill deploy       put the champion on the devices\n"
+        f"  ollama run {summary.model_name}",
+        highlight=False,
+    )

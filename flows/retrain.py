@@ -1,0 +1,312 @@
+"""The main job: from audit data to a registered candidate that has passed, or failed, its gates."""
+
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from data_checks.sample import SAMPLE_DIR
+from deployment.modelfile import Limits
+from deployment.package import Package, verify_package
+from flows.ingest import ingest_paths
+from flows.settings import Home, Profile, load_profile
+from flows.summary import Answer, CandidateBlocked, RetrainSummary
+from registry import models
+from registry.artifacts import Artifact, write_text
+from registry.audit_store import AuditStore
+from registry.errors import GateBlocked
+from registry.snapshots import Snapshot
+from tasks.bases.spec import TeacherBase
+from tasks.check_data import check_data
+from tasks.distill_student import distill_student
+from tasks.evaluate_model import EvaluatedModel, evaluate_model
+from tasks.evaluation.llama_server import LlamaServer
+from tasks.export_gguf import ExportedModel, export_gguf
+from tasks.gates.judge import Verdict
+from tasks.inspect_weights import Forensics, inspect_weights
+from tasks.judge_gates import judge_gates
+from tasks.package_model import package_model
+from tasks.prepare_base import prepare_base
+from tasks.register_version import register_version
+from tasks.steps import Steps
+from tasks.take_snapshot import take_snapshot
+from tasks.train_teacher import TrainedModel, train_teacher
+
+DEMONSTRATION = (
+    "Surface grinder SG-402 has a hydraulic fluid leak at the main cylinder seal.",
+    "What's the weather like tomorrow?",
+)
+
+
+class Trained(NamedTuple):
+    base: Artifact
+    teacher: TrainedModel
+    student: TrainedModel
+
+
+class Champion(NamedTuple):
+    name: str
+    package: Package
+    metrics: EvaluatedModel
+
+
+class Measured(NamedTuple):
+    metrics: dict[str, EvaluatedModel]  # by stage: teacher, student, gguf
+    forensics: Forensics
+    verdict: Verdict
+
+
+@flow(name="retrain")
+def retrain(
+    profile: str = "tiny",
+    data: Path | None = None,
+    labels: Path | None = None,
+    dataset: str | None = None,
+    home: Path | None = None,
+    summary: Path | None = None,
+) -> RetrainSummary:
+    """Train, export, measure, judge and register a candidate.
+
+    Args:
+        profile: name of a shipped profile or path of a TOML file.
+        data: audit files to ingest first; without it and without ``dataset`` the shipped synthetic sample.
+        labels: label set for ``data``.
+        dataset: train on this dataset of the audit store as it stands.
+        home: where state lives.
+        summary: file for the summary as JSON, written also where a gate blocks.
+
+    Raises:
+        CandidateBlocked: a gate failed; the candidate is registered with its verdict, without the alias challenger.
+    """
+    settings, place = load_profile(profile), Home.locate(home)
+    models.connect(place.path)
+    name = dataset or _ingested(place, data or SAMPLE_DIR, labels)
+    snapshot = take_snapshot(place.database_url, name, place.snapshots)
+
+    run_name, tags = f"{settings.name}-{snapshot.id}", {"profile": settings.name, "snapshot_sha256": snapshot.sha256}
+    with models.retrain_run(run_name, params=settings.model_dump(mode="json"), tags=tags) as run:
+        models.log_snapshot(run.run_id, snapshot)
+        steps = Steps(place.steps, run.run_id)
+        steps.run(check_data, snapshot=snapshot)
+        trained = train(steps, settings, snapshot, place)
+        exported = export(steps, settings, snapshot, trained.student)
+        measured = measure(steps, settings, snapshot, place, trained, exported)
+        package, version = publish(steps, settings, snapshot, run, exported, measured)
+        result = RetrainSummary(
+            profile=settings.name,
+            run_id=run.run_id,
+            model_name=version.name,
+            model_version=version.version,
+            aliases=list(version.aliases),
+            passed=measured.verdict.passed,
+            snapshot=snapshot.model_dump(mode="json", exclude={"path"}),
+            artifacts=[trained.teacher.model, trained.student.model, exported.gguf, package],
+            metrics={stage: evaluated.metrics for stage, evaluated in measured.metrics.items()},
+            gates=list(measured.verdict.gates),
+            answers=demonstrate(settings, exported.gguf),
+            seconds=steps.seconds,
+            reused=steps.reused,
+        )
+        report(run, result, steps, place)
+    if summary:
+        write_text(summary, result.model_dump_json(indent=2) + "\n")
+    with AuditStore(place.database_url) as store:
+        store.mark_snapshot_used(snapshot.dataset, snapshot.id)
+    try:
+        measured.verdict.require()
+    except GateBlocked as blocked:
+        raise CandidateBlocked(str(blocked), result) from blocked
+    return result
+
+
+def train(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home) -> Trained:
+    """Teacher, then student; both are told the types of the file that ships."""
+    common = {"snapshot": snapshot, "prompt": settings.prompt, **settings.export.model_dump()}
+    base = prepare_base(settings.teacher.base, snapshot, place.bases)
+    teacher = steps.run(train_teacher, base=base, recipe=settings.teacher.training, **common)
+    if isinstance(settings.student.base, TeacherBase):
+        student_base = teacher.model
+    else:
+        base = student_base = prepare_base(settings.student.base, snapshot, place.bases)
+    student = steps.run(
+        distill_student,
+        base=student_base,
+        teacher=teacher.model,
+        recipe=settings.student.training,
+        distill=settings.student.distill,
+        **common,
+    )
+    return Trained(base, teacher, student)
+
+
+def export(steps: Steps, settings: Profile, snapshot: Snapshot, student: TrainedModel) -> ExportedModel:
+    """The student as the GGUF file that ships, with where it comes from written into it."""
+    licence = {"general.license": settings.licence}
+    if settings.licence == "gemma":
+        licence |= {"general.license.name": "Gemma Terms of Use", "general.license.link": GEMMA_TERMS}
+    return steps.run(
+        export_gguf,
+        student=student.model,
+        snapshot=snapshot,
+        file_name=f"{settings.model_name}-{settings.export.weights}.gguf",
+        prompt=settings.prompt,
+        provenance={
+            "general.name": settings.model_name,
+            "gemmill.snapshot_sha256": snapshot.sha256,
+            "gemmill.model_sha256": student.model.sha256,
+            **licence,
+        },
+        **settings.export.model_dump(),
+    )
+
+
+def measure(
+    steps: Steps, settings: Profile, snapshot: Snapshot, place: Home, trained: Trained, exported: ExportedModel
+) -> Measured:
+    """Task metrics of every stage and of the champion on this test split, weight forensics, and the verdict."""
+    metrics = {
+        stage: _evaluated(steps, settings, snapshot, model, stage)
+        for stage, model in (
+            ("teacher", trained.teacher.model), ("student", trained.student.model), ("gguf", exported.gguf),
+        )
+    }  # fmt: skip
+    champion = _champion(steps, settings, snapshot, place)
+    forensics = steps.run(
+        inspect_weights,
+        base=trained.base,
+        teacher=trained.teacher.model,
+        student=trained.student.model,
+        gguf=exported.gguf,
+        champion=Artifact.of("champion", champion.package.gguf) if champion else None,
+        ratio_max=settings.gates.norm_outlier_ratio_max,
+    )
+    verification = {check.name: check.passed for check in exported.verification.checks}
+    verdict = judge_gates(
+        candidate=metrics["gguf"].metrics,
+        champion=champion.metrics.metrics if champion else None,
+        champion_name=champion.name if champion else None,
+        outliers_vs_base=forensics.vs_base,
+        outliers_vs_champion=forensics.vs_champion,
+        checks={
+            "prompt_parity": verification["prompt parity"] and verification["chat template parity"],
+            "gguf_verification": exported.verification.passed,
+        },
+        thresholds=settings.gates,
+    )
+    return Measured(metrics, forensics, verdict)
+
+
+def publish(
+    steps: Steps, settings: Profile, snapshot: Snapshot, run: models.RunLog, exported: ExportedModel, measured: Measured
+) -> tuple[Artifact, models.RegisteredVersion]:
+    """Package the file and register the package with its verdict."""
+    package = steps.run(
+        package_model,
+        gguf=exported.gguf,
+        evaluation=measured.metrics["gguf"].report,
+        snapshot=snapshot,
+        model_name=settings.model_name,
+        prompt=settings.prompt,
+        licence=settings.licence,
+        limits=Limits(num_ctx=settings.evaluation.context, num_predict=settings.evaluation.max_new_tokens),
+        card={
+            "base": _base_name(settings),
+            "profile": settings.name,
+            "metrics": {stage: evaluated.metrics.model_dump() for stage, evaluated in measured.metrics.items()},
+            "gates": [gate.model_dump() for gate in measured.verdict.gates],
+            "origin": {"snapshot_sha256": snapshot.sha256},
+        },
+    )
+    run.log_metrics({name: value for name, value in measured.metrics["gguf"].metrics.model_dump().items()})
+    version = register_version(
+        run.run_id,
+        package,
+        settings.model_name,
+        measured.verdict.passed,
+        {
+            "profile": settings.name,
+            "snapshot_sha256": snapshot.sha256,
+            "git_revision": _git_revision(),
+            "gates": ", ".join(gate.name for gate in measured.verdict.failed) or "all passed",
+        },
+    )
+    return package, version
+
+
+def demonstrate(settings: Profile, gguf: Artifact) -> list[Answer]:
+    """The shipped file's own answers to an audit command and to one that is none of its business."""
+    evaluation = settings.evaluation
+    with LlamaServer(
+        gguf.path,
+        prompt=settings.prompt,
+        threads=evaluation.llama_threads,
+        slots=1,
+        context=evaluation.context,
+        max_new_tokens=evaluation.max_new_tokens,
+    ) as server:
+        answers = server.answer(DEMONSTRATION)
+    return [
+        Answer(command=command, answer=prediction.text)
+        for command, prediction in zip(DEMONSTRATION, answers, strict=True)
+    ]
+
+
+def report(run: models.RunLog, result: RetrainSummary, steps: Steps, place: Home) -> None:
+    """The summary as an artifact of the MLflow run, its figures as a table in Prefect."""
+    path = place.path / "summaries" / f"{run.run_id}.json"
+    write_text(path, result.model_dump_json(indent=2) + "\n")
+    run.log_artifact(path)
+    run.log_metrics({f"seconds.{name}": value for name, value in steps.seconds.items()})
+    run.set_tags({"gate_verdict": "passed" if result.passed else "blocked", "reused_steps": ", ".join(steps.reused)})
+    table = [{"stage": stage, **metrics.model_dump()} for stage, metrics in result.metrics.items()]
+    create_table_artifact(key="metrics", table=table)
+
+
+def _ingested(place: Home, data: Path, labels: Path | None) -> str:
+    with AuditStore(place.database_url) as store:
+        return ingest_paths(store, [data], labels=labels).dataset
+
+
+def _evaluated(
+    steps: Steps, settings: Profile, snapshot: Snapshot, model: Artifact, stage: str, prompt: Any = None
+) -> EvaluatedModel:
+    evaluation = settings.evaluation
+    return steps.run(
+        evaluate_model,
+        title=f"evaluate_{stage}",
+        model=model,
+        snapshot=snapshot,
+        prompt=prompt or settings.prompt,
+        max_new_tokens=evaluation.max_new_tokens,
+        parallel=evaluation.slots if model.path.suffix == ".gguf" else evaluation.batch_size,
+        threads=evaluation.llama_threads,
+    )
+
+
+def _champion(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home) -> Champion | None:
+    """The reigning version, asked the same test commands; None before the first promotion."""
+    version = models.find(settings.model_name, models.CHAMPION)
+    if version is None:
+        return None
+    name = f"{version.name} version {version.version}"
+    package = verify_package(models.download(version, place.path / "champions" / f"{version.name}-{version.version}"))
+    gguf = Artifact.of("champion", package.gguf)
+    return Champion(name, package, _evaluated(steps, settings, snapshot, gguf, "champion", package.prompt))
+
+
+def _base_name(settings: Profile) -> str:
+    base = settings.teacher.base if isinstance(settings.student.base, TeacherBase) else settings.student.base
+    return ", ".join(f"{key} {value}" for key, value in base.model_dump(mode="json").items())
+
+
+def _git_revision() -> str:
+    """The revision of the code that ran; "unknown" outside a checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()

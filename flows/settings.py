@@ -1,0 +1,133 @@
+"""Profiles and the place where state lives; every fault in a profile is reported at once."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deployment.prompt import Prompt
+from registry.errors import UsageError
+from tasks.bases.spec import StartingBase, StudentBase
+from tasks.gates.thresholds import Thresholds
+from tasks.quant.types import QuantType
+from tasks.training.recipe import DistillRecipe, TrainingRecipe
+
+PROFILES_FOLDER = Path(__file__).parent / "profiles"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TeacherSettings(_Settings):
+    base: StartingBase
+    training: TrainingRecipe
+
+
+class StudentSettings(_Settings):
+    base: StudentBase
+    training: TrainingRecipe
+    distill: DistillRecipe
+
+
+class ExportSettings(_Settings):
+    """Types of the GGUF that ships; norms and other vectors stay F32."""
+
+    weights: QuantType
+    embedding: QuantType
+
+
+class EvaluationSettings(_Settings):
+    max_new_tokens: int = Field(ge=16)
+    context: int = Field(ge=128, description="tokens of prompt and answer together, also num_ctx on the device")
+    batch_size: int = Field(ge=1, description="commands at once in transformers")
+    slots: int = Field(ge=1, description="commands at once in llama.cpp")
+    threads: int = Field(ge=0, description="of llama.cpp; 0 takes every core")
+
+    @property
+    def llama_threads(self) -> int:
+        return self.threads or os.cpu_count() or 1
+
+
+class RetrainingSettings(_Settings):
+    minimum_rows: int = Field(ge=1, description="new rows since the last training that make retraining due")
+
+
+class Profile(_Settings):
+    """Everything that a retraining is told. Profiles differ in values, never in code."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str
+    model_name: str
+    licence: Literal["gemma", "apache-2.0"] = Field(description="of the weights: what travels with every artifact")
+    instruction: str = Field(description="put before each command; empty for none")
+    teacher: TeacherSettings
+    student: StudentSettings
+    export: ExportSettings
+    evaluation: EvaluationSettings
+    gates: Thresholds
+    retraining: RetrainingSettings
+
+    @model_validator(mode="after")
+    def _context_holds_a_record(self) -> Self:
+        longest = max(self.teacher.training.max_tokens, self.student.training.max_tokens)
+        if self.evaluation.context < longest:
+            raise ValueError(f"evaluation.context is {self.evaluation.context}, a training record may have {longest}")
+        return self
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(instruction=self.instruction)
+
+
+def shipped_profiles() -> list[str]:
+    return sorted(path.stem for path in PROFILES_FOLDER.glob("*.toml"))
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """A shipped profile by name, or any by its TOML path. Raises UsageError listing every fault."""
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else PROFILES_FOLDER / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise UsageError(
+            f"there is no profile {name_or_path!r}; take one of {', '.join(shipped_profiles())} or a path to a .toml file."
+        )
+    try:
+        return Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"profile {path} is not TOML: {error}.") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{_place(item['loc'])}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors())
+        raise UsageError(f"profile {path.name}: {faults}.") from error
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "profile"
+
+
+class Home(_Settings):
+    """Where state lives: audit store, MLflow store, snapshots, bases, steps."""
+
+    path: Path
+
+    @classmethod
+    def locate(cls, path: Path | None) -> "Home":
+        """``--home``, else GEMMILL_HOME, else ``.gemmill`` in the working folder."""
+        return cls(path=(path or Path(os.environ.get("GEMMILL_HOME", ".gemmill"))).absolute())
+
+    @property
+    def database_url(self) -> str:
+        return os.environ.get("GEMMILL_DATABASE_URL", f"sqlite:///{self.path / 'audit.db'}")
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def bases(self) -> Path:
+        return self.path / "bases"
+
+    @property
+    def steps(self) -> Path:
+        return self.path / "steps"

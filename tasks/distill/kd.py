@@ -1,0 +1,143 @@
+"""Knowledge distillation: KL divergence to the teacher mixed with cross-entropy, at response positions only.
+
+    loss = alpha_ce * CE(labels, student) + alpha_kd * T^2 * KL(softmax(teacher / T) || softmax(student / T))
+
+(Hinton et al. 2015, arXiv:1503.02531). :func:`kd_loss` is the formula on whole logits. :func:`chunked_kd_loss` gives the
+same value and gradients from hidden states, a few positions at a time: at 262,144 tokens the logits of one batch would
+take gigabytes.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_CHUNK_ENTRIES = 1 << 24  # logits held at once: 64 MB in float32
+
+
+def kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    alpha_kd: float,
+    alpha_ce: float,
+    ignore_index: int = -100,
+) -> Tensor:
+    """The mixed loss summed over the positions whose label is not ``ignore_index``.
+
+    Args:
+        student_logits: (N, V).
+        teacher_logits: (N, V).
+        labels: (N,) token ids.
+    """
+    kept = labels != ignore_index
+    student, teacher = student_logits[kept].float(), teacher_logits[kept].float()
+    cross_entropy = functional.cross_entropy(student, labels[kept], reduction="sum")
+    divergence = functional.kl_div(
+        functional.log_softmax(student / temperature, -1),
+        functional.log_softmax(teacher / temperature, -1),
+        log_target=True,
+        reduction="sum",
+    )
+    return alpha_ce * cross_entropy + alpha_kd * temperature**2 * divergence
+
+
+class Head(NamedTuple):
+    """Hidden states at the positions that count, and the output embedding that turns them into logits."""
+
+    hidden: Tensor  # (N, H)
+    weight: Tensor  # (V, H)
+
+    def logits(self, rows: slice) -> Tensor:
+        hidden = self.hidden[rows]
+        return (hidden.to(self.weight.dtype) @ self.weight.T).float()
+
+
+def chunked_kd_loss(
+    student: Head,
+    teacher: Head | None,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    alpha_kd: float = 0.0,
+    alpha_ce: float = 1.0,
+) -> Tensor:
+    """:func:`kd_loss` summed over all N positions, without ever holding all logits; plain cross-entropy without a teacher.
+
+    The matrix products run in the type of each head's weight. Gradients reach ``student.hidden`` and, where it asks for
+    one, ``student.weight``; nothing flows to the teacher.
+
+    Args:
+        student, teacher: heads over the same vocabulary; hidden sizes may differ.
+        labels: (N,) token ids, none of them ignored.
+    """
+    loss = _ChunkedLoss.apply(student.hidden, student.weight, teacher, labels, temperature, alpha_kd, alpha_ce)
+    assert isinstance(loss, Tensor)  # noqa: S101  narrows the type of Function.apply
+    return loss
+
+
+def _chunk_loss_and_gradient(
+    student: Tensor, teacher: Tensor | None, labels: Tensor, temperature: float, alpha_kd: float, alpha_ce: float
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of some positions and its gradient with respect to their student logits, both (n, V)."""
+    log_probabilities = functional.log_softmax(student, -1)
+    rows = torch.arange(len(labels), device=labels.device)
+    loss = -alpha_ce * log_probabilities[rows, labels].sum()
+    gradient = log_probabilities.exp_()
+    gradient[rows, labels] -= 1
+    gradient *= alpha_ce
+    if teacher is not None:
+        teacher_log = functional.log_softmax(teacher / temperature, -1)
+        student_log = functional.log_softmax(student / temperature, -1)
+        target = teacher_log.exp()
+        loss += alpha_kd * temperature**2 * torch.sum(target * teacher_log.sub_(student_log))
+        gradient += student_log.exp_().sub_(target).mul_(alpha_kd * temperature)
+    return loss, gradient
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Computes the gradients in the forward pass, while a chunk's logits are there, and only scales them in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        teacher: Head | None,
+        labels: Tensor,
+        temperature: float,
+        alpha_kd: float,
+        alpha_ce: float,
+    ) -> Tensor:
+        head = Head(hidden.detach(), weight.detach())
+        step = max(1, _CHUNK_ENTRIES // weight.shape[0])
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        hidden_gradient = torch.zeros_like(hidden)
+        weight_gradient = torch.zeros_like(weight) if weight.requires_grad else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(labels), step):
+                rows = slice(start, start + step)
+                loss, gradient = _chunk_loss_and_gradient(
+                    head.logits(rows),
+                    None if teacher is None else teacher.logits(rows),
+                    labels[rows],
+                    temperature,
+                    alpha_kd,
+                    alpha_ce,
+                )
+                total += loss
+                gradient = gradient.to(weight.dtype)
+                hidden_gradient[rows] = (gradient @ head.weight).to(hidden.dtype)
+                if weight_gradient is not None:
+                    weight_gradient.addmm_(gradient.T, head.hidden[rows].to(weight.dtype))
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        scaled_weight = None if weight_gradient is None else weight_gradient * gradients[0]
+        return hidden_gradient * gradients[0], scaled_weight, None, None, None, None, None

@@ -1,0 +1,42 @@
+"""Put the GGUF and all that a device and its owner need of it into one folder."""
+
+from typing import Any
+
+from deployment.licence import apache_licence, gemma_licence
+from deployment.modelfile import Limits
+from deployment.package import Card, build_package
+from deployment.prompt import Prompt
+from registry.artifacts import Artifact
+from registry.snapshots import Snapshot
+from tasks.evaluation.report import load_report
+from tasks.records import snapshot_labels
+from tasks.steps import Place, step
+
+GOLDEN_PROMPTS = 8
+
+
+@step("deployment", "tasks/package_model.py")
+def package_model(
+    gguf: Artifact,
+    evaluation: Artifact,
+    snapshot: Snapshot,
+    model_name: str,
+    prompt: Prompt,
+    licence: str,
+    limits: Limits,
+    card: dict[str, Any],
+    place: Place,
+) -> Artifact:
+    """The package folder; its golden prompts are test commands that the file itself answered right."""
+    right = [row for row in load_report(evaluation.verify()).rows if row.ok]
+    return build_package(
+        place.folder / "package",
+        name=model_name,
+        gguf=gguf.verify(),
+        labels=snapshot_labels(snapshot),
+        prompt=prompt,
+        golden=[(row.command, row.answer) for row in right[:GOLDEN_PROMPTS]],
+        card=Card(dataset=snapshot.dataset, rows=snapshot.rows, **card),
+        licence=gemma_licence() if licence == "gemma" else apache_licence(),
+        limits=limits,
+    )

@@ -1,0 +1,84 @@
+"""Fine-tune the teacher on the snapshot."""
+
+from pydantic import BaseModel, ConfigDict
+
+from deployment.prompt import Prompt
+from registry.artifacts import Artifact
+from registry.models import stage_run
+from registry.snapshots import Snapshot
+from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.names import tensor_shapes
+from tasks.gguf_export.plan import plan_types
+from tasks.quant.types import QuantType
+from tasks.records import snapshot_labels, snapshot_records
+from tasks.steps import Place, step
+from tasks.training.fit import HISTORY_FILE, Teaching, fit
+from tasks.training.loop import History
+from tasks.training.plots import plot_losses
+from tasks.training.recipe import DistillRecipe, TrainingRecipe
+
+TRAINING_CODE = (
+    "data_checks/contract.py", "deployment/prompt.py", "tasks/training", "tasks/distill", "tasks/quant",
+    "tasks/train_teacher.py", "tasks/distill_student.py",
+)  # fmt: skip
+
+
+class TrainedModel(BaseModel):
+    """A Hugging Face folder and how its training went."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Artifact
+    history: History
+
+
+@step(*TRAINING_CODE)
+def train_teacher(
+    base: Artifact,
+    snapshot: Snapshot,
+    recipe: TrainingRecipe,
+    prompt: Prompt,
+    weights: QuantType,
+    embedding: QuantType,
+    place: Place,
+) -> TrainedModel:
+    return train_stage("teacher", base, snapshot, recipe, prompt, weights, embedding, place)
+
+
+def train_stage(
+    stage: str,
+    base: Artifact,
+    snapshot: Snapshot,
+    recipe: TrainingRecipe,
+    prompt: Prompt,
+    weights: QuantType,
+    embedding: QuantType,
+    place: Place,
+    *,
+    teacher: Artifact | None = None,
+    distill: DistillRecipe | None = None,
+) -> TrainedModel:
+    """Train from ``base`` into the step's folder, with losses, curve and history logged to a nested MLflow run."""
+    out = place.folder / "model"
+    place.folder.mkdir(parents=True, exist_ok=True)
+    plan = plan_types(tensor_shapes(read_json(base.path / "config.json")), weights=weights, embedding=embedding)
+    with stage_run(place.run_id, stage) as log:
+        log.log_params(recipe.model_dump() | (distill.model_dump() if distill else {}))
+        history = fit(
+            base.verify(),
+            out,
+            train_records=snapshot_records(snapshot, "train"),
+            validation_records=snapshot_records(snapshot, "validation"),
+            labels=snapshot_labels(snapshot),
+            prompt=prompt,
+            recipe=recipe,
+            types={name: tensor.type for name, tensor in plan.items()},
+            on_metric=log.log_metric,
+            teaching=Teaching(teacher.verify(), distill) if teacher and distill else None,
+            title=stage,
+        )
+        curve = plot_losses(history, place.folder / "losses.png", title=stage)
+        log.log_artifact(curve)
+        log.log_artifact(out / HISTORY_FILE)
+        log.log_metrics({"tokens": history.tokens, "training_seconds": history.seconds}, step=history.steps)
+    return TrainedModel(model=Artifact.of(stage, out), history=history)

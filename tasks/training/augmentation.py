@@ -1,0 +1,65 @@
+"""Other values in the same sentences, so that a model learns to copy an entity and not to remember it.
+
+Each entity value may give way to another value of its type from the training records, and the digits of the whole record
+are renamed by one permutation, in the command and in the answer alike. Intents and sentences stay as they are.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from data_checks.contract import OUT_OF_SCOPE, Record, Response
+
+_SWAP_PROBABILITY = 0.7
+_DIGITS = "0123456789"
+
+Pools = Mapping[str, Sequence[str]]  # entity type -> values
+
+
+def value_pools(records: Sequence[Record]) -> Pools:
+    """Every entity value of ``records`` by type, as often as it occurs."""
+    pools: dict[str, list[str]] = {}
+    for record in records:
+        for name, value in sorted(record.response.entity_values()):
+            pools.setdefault(name, []).append(value)
+    return pools
+
+
+def varied(records: Sequence[Record], pools: Pools, *, seed: int, epoch: int) -> list[Record]:
+    """``records`` with other values; the same (seed, epoch) gives the same ones."""
+    generator = random.Random(f"{seed}-{epoch}")
+    return [_vary(record, pools, generator) for record in records]
+
+
+def _vary(record: Record, pools: Pools, generator: random.Random) -> Record:
+    if record.response.intent == OUT_OF_SCOPE:
+        return record
+    command, renamed = record.command, {}
+    for name, value in sorted(record.response.entity_values()):
+        other = generator.choice(pools[name])
+        if generator.random() < _SWAP_PROBABILITY and _stands_alone(value, command, record) and other not in command:
+            command = command.replace(value, other)
+            renamed[name, value] = other
+    digits = str.maketrans(_DIGITS, "".join(generator.sample(_DIGITS, 10)))
+
+    def new(name: str, value: str) -> str:
+        return renamed.get((name, value), value).translate(digits)
+
+    entities = {
+        name: new(name, value) if isinstance(value, str) else [new(name, item) for item in value]
+        for name, value in record.response.entities.items()
+    }
+    response = Response(intent=record.response.intent, entities=entities)
+    return record.model_copy(update={"command": command.translate(digits), "response": response})
+
+
+def _stands_alone(value: str, command: str, record: Record) -> bool:
+    """Whether ``value`` can be exchanged without touching another entity or another word."""
+    start = command.find(value)
+    end = start + len(value)
+    return (
+        start >= 0
+        and command.count(value) == 1
+        and not command[end : end + 1].isalnum()
+        and not (start and command[start - 1].isalnum())
+        and sum(value in other or other in value for _, other in record.response.entity_values()) == 1
+    )

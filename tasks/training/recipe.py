@@ -1,0 +1,59 @@
+"""Recipes: what a training run is told, frozen, and part of the key under which its result is kept."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraRecipe(_Frozen):
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685) of every linear layer."""
+
+    r: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+
+
+class TrainingRecipe(_Frozen):
+    """Everything that decides the weights which a run ends with, except data and base."""
+
+    method: Literal["full", "lora"]
+    lora: LoraRecipe | None = None
+    load_bits: Literal[4, 8, 16, 32] = Field(description="precision of the loaded weights; 4 and 8 by bitsandbytes")
+    train_embedding: bool
+    qat: bool = Field(description="train on the grid of the exported types")
+    precision: Literal["fp32", "bf16"] = Field(description="of the arithmetic; bf16 is autocast over the weights")
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_ratio: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    batch_size: int = Field(ge=1, description="records in one forward pass")
+    accumulation: int = Field(ge=1, description="forward passes in one optimizer step")
+    max_tokens: int = Field(ge=32, description="longest record in tokens; a longer one is an error")
+    vary_entities: bool = Field(description="put other entity values into the training sentences in each epoch")
+    checkpoint_steps: int = Field(ge=1)
+    seed: int
+    threads: int = Field(ge=0, description="of torch; 0 takes every core")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if (self.method == "lora") != (self.lora is not None):
+            raise ValueError('method = "lora" and a [lora] table go together')
+        if self.load_bits in (4, 8) and self.method == "full":
+            raise ValueError(f"weights of {self.load_bits} bits cannot be fine-tuned in full; take method = \"lora\"")
+        if self.load_bits in (4, 8) and self.qat:
+            raise ValueError(f"qat needs weights of 16 or 32 bits, load_bits is {self.load_bits}")
+        return self
+
+
+class DistillRecipe(_Frozen):
+    """Mix of the student's loss (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    temperature: float = Field(gt=0)
+    alpha_kd: float = Field(ge=0)
+    alpha_ce: float = Field(ge=0)
+    teacher_bits: Literal[4, 8, 16, 32]
