@@ -12,6 +12,7 @@ from prefect.events import emit_event
 from data_checks.contract import LabelSet, Record, Response, label_set_toml, load_label_set, parse_label_set
 from data_checks.files import dataset_name, find_files, labels_beside, read_records, read_with_inferred_labels
 from data_checks.quarantine import LinesRefused
+from flows.settings import Home
 from registry.audit_store import AuditStore, Due, IngestReport, audit_store_url
 from registry.errors import UsageError
 
@@ -24,7 +25,7 @@ def ingest(
     paths: list[Path],
     dataset: str | None = None,
     labels: Path | None = None,
-    home: Path = Path(".gemmill"),
+    home: Path | None = None,
     minimum_rows: int = _MINIMUM_ROWS,
 ) -> IngestReport:
     """Store the audit files of ``paths``; emit an event where ``minimum_rows`` or more have landed since
@@ -32,7 +33,7 @@ def ingest(
 
     Raises DataRefused where a line is not sound, and stores nothing then.
     """
-    with AuditStore(audit_store_url(home)) as store:
+    with AuditStore(audit_store_url(Home.locate(home).path)) as store:
         try:
             report = ingest_paths(store, paths, dataset=dataset, labels=labels)
         except LinesRefused as refused:
