@@ -145,7 +145,7 @@ def export(steps: Steps, settings: Profile, snapshot: Snapshot, student: Trained
     """The student as the GGUF file that ships, with where it comes from written into it."""
     licence = {"general.license": settings.licence}
     if settings.licence == "gemma":
-        licence |= {"general.license.name": "Gemma Terms of Use", "general.license.link": GEMMA_TERMS}
+        licence |= {"general.license.name": "Gemma Terms of Use", "general.license.link": "https://ai.google.dev/gemma/terms"}
     return steps.run(
         export_gguf,
         student=student.model,
@@ -182,7 +182,6 @@ def measure(
         champion=Artifact.of("champion", champion.package.gguf) if champion else None,
         ratio_max=settings.gates.norm_outlier_ratio_max,
     )
-    verification = {check.name: check.passed for check in exported.verification.checks}
     verdict = judge_gates(
         candidate=metrics["gguf"].metrics,
         champion=champion.metrics.metrics if champion else None,
@@ -190,7 +189,7 @@ def measure(
         outliers_vs_base=forensics.vs_base,
         outliers_vs_champion=forensics.vs_champion,
         checks={
-            "prompt_parity": verification["prompt parity"] and verification["chat template parity"],
+            "prompt_parity": exported.verification.prompt_parity,
             "gguf_verification": exported.verification.passed,
         },
         thresholds=settings.gates,

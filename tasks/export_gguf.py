@@ -47,7 +47,7 @@ def export_gguf(
             chat_template=chat_template(prompt),
         )
         prompts = [record.command for record in snapshot_records(snapshot, "test")[:_PARITY_PROMPTS]]
-        verification = verify_gguf(report.path, student.path, prompts)
+        verification = verify_gguf(report.path, student.path, prompts, prompt=prompt)
         verification_file = place.folder / "verification.json"
         write_text(verification_file, verification.model_dump_json(indent=2))
         log.log_artifact(verification_file)

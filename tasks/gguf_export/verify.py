@@ -41,6 +41,7 @@ PARITY_TEXTS = (
     "\x00\x01\x7f\x1b[0m",
 )
 
+_PARITY = "parity"
 _KL_BOUND = {  # nats per next token, against the folder's float32 weights
     GGMLQuantizationType.F32: 0.001,
     GGMLQuantizationType.F16: 0.001,
@@ -69,6 +70,12 @@ class VerifyReport(BaseModel):
     passed: bool
     checks: list[Check]
 
+    @property
+    def prompt_parity(self) -> bool:
+        """Whether llama.cpp makes the training's token ids of every text tried."""
+        found = [check.passed for check in self.checks if _PARITY in check.name]
+        return bool(found) and all(found)
+
 
 def verify_gguf(
     gguf: Path, model_dir: Path, prompts: Sequence[str], *, prompt: Prompt | None = None, threads: int = 1
@@ -92,19 +99,19 @@ def verify_gguf(
         texts = [*PARITY_TEXTS, *prompts]
         checks += [
             _same_tokens(
-                "token parity",
+                "token",
                 texts,
                 lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True),
                 server.tokenize,
             ),
             _same_tokens(
-                "prompt parity",
+                "prompt",
                 texts,
                 lambda command: encode_prompt(tokenizer, prompt, command),
                 server.tokenize_prompt,
             ),
             _same_tokens(
-                "chat template parity",
+                "chat template",
                 list(prompts),
                 lambda command: encode_prompt(tokenizer, prompt, command),
                 server.chat_template_ids,
@@ -194,7 +201,7 @@ def _same_tokens(
 ) -> Check:
     different = [text for text in texts if expected(text) != found(text)]
     return _at_most(
-        f"{name}: texts with other tokens", len(different), 0, repr(different[0]) if different else ""
+        f"{name} {_PARITY}: texts with other tokens", len(different), 0, repr(different[0]) if different else ""
     )
 
 

