@@ -18,7 +18,7 @@ from registry.artifacts import write_text
 from registry.errors import UsageError
 
 OUT_OF_SCOPE = "out_of_scope"
-_MAX_COMMAND = 2000  # characters; a longer text is a document, not a command
+MAX_COMMAND = 2000  # characters; a longer text is a document, not a command
 _MAX_VALUE = 200  # characters of an entity's value
 _MAX_VALUES = 16  # of one entity type
 
@@ -60,7 +60,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    command: str = Field(max_length=_MAX_COMMAND)
+    command: str = Field(max_length=MAX_COMMAND)
     response: Response
     id: str | None = None
     source: str | None = None
@@ -141,10 +141,13 @@ def label_set_toml(labels: LabelSet) -> str:
     lines = [f"name = {json.dumps(labels.name)}"]
     for table, items in (("intents", labels.intents), ("entities", labels.entities)):
         lines += ["", f"[{table}]"]
-        lines += [
-            f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in items.items()
-        ]
+        lines += [f"{_toml_string(key)} = {_toml_string(value)}" for key, value in items.items()]
     return "\n".join(lines) + "\n"
+
+
+def _toml_string(text: str) -> str:
+    """A TOML basic string: as JSON, but no surrogate pairs, and DEL escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def answer_text(response: Response, labels: LabelSet) -> str:

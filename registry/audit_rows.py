@@ -52,13 +52,10 @@ def _in_one_form(response: Mapping[str, Any]) -> dict[str, Any]:
     return {"intent": response["intent"], "entities": entities}
 
 
-def _same_answer(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two answers differ in letter case and spacing at most."""
-    first, second = (
-        {(name, normalised_command(item)) for name, item in _entity_values(response)}
-        for response in (one, other)
-    )
-    return one["intent"] == other["intent"] and first == second
+def normalised_answer(response: Mapping[str, Any]) -> tuple[str, frozenset[tuple[str, str]]]:
+    """Intent and entity values without differences of letter case and spacing."""
+    values = frozenset((name, normalised_command(item)) for name, item in _entity_values(response))
+    return response["intent"], values
 
 
 def _sha256(text: str) -> str:
@@ -131,7 +128,7 @@ def sort_out(offers: Iterable[Offer], stored: Iterable[Stored]) -> SortedOffers:
     found = SortedOffers()
     for offer in offers:
         twin = variants.get(offer.variant_sha256)
-        if twin and not _same_answer(twin.response, offer.response):
+        if twin and normalised_answer(twin.response) != normalised_answer(offer.response):
             found.conflicts.append(
                 Conflict(command=offer.command, stored=twin.response, offered=offer.response)
             )

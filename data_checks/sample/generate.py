@@ -1,7 +1,7 @@
 """Write the synthetic sample from its grammar: ``python -m data_checks.sample.generate [FOLDER]``.
 
-The same grammar always gives the same bytes. Asset ids of one split never occur in another, commands never repeat,
-and validation and test hold out-of-scope phrasings that training does not.
+The same grammar always gives the same bytes. Asset ids of one split never occur in another, commands never
+repeat, and validation and test hold out-of-scope phrasings that training does not.
 """
 
 import random
@@ -22,17 +22,16 @@ _SEED = 402
 _SOURCE = "synthetic"
 _ROWS = {"train": 1892, "validation": 300, "test": 300}
 _OUT_OF_SCOPE_SHARE = 0.2
-_UNSEEN_ROWS = {"train": 0, "validation": 20, "test": 40}  # of out_of_scope.toml's unseen sentences
 _ASSET_IDS = {
     "train": (0.0, 0.6),
     "validation": (0.6, 0.8),
     "test": (0.8, 1.0),
 }  # each split's part of the numbers
 _CASUAL_SHARE = 0.35  # of the commands: no capital, no full stop
-_OPENING_SHARE = 0.3  # of the out-of-scope rows: an opening must not tell an audit command from small talk
+_OPENING_SHARE = 0.25  # of the out-of-scope rows: an opening must not tell an audit command from small talk
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _MACRO = re.compile(r"<(\w+)>")
-_SLOT = re.compile(r"\{(?:(a|on|in):)?(\w+)\}")
+_SLOT = re.compile(r"\{(?:(a|on):)?(\w+)\}")
 
 _LEAK = Record(
     command="Surface grinder SG-402 has a hydraulic fluid leak at the main cylinder seal.",
@@ -47,11 +46,7 @@ _LEAK = Record(
     ),
     source=_SOURCE,
 )
-_WEATHER = Record(
-    command="What's the weather like tomorrow?",
-    response=Response(intent=OUT_OF_SCOPE, entities={}),
-    source=_SOURCE,
-)
+_WEATHER = "What's the weather like tomorrow?"
 
 
 def sample_labels() -> LabelSet:
@@ -68,14 +63,11 @@ def sample_labels() -> LabelSet:
 def sample_records() -> dict[str, list[Record]]:
     """The records of each split, shuffled."""
     grammar, rng = _toml("grammar.toml"), random.Random(_SEED)
-    seen = {_key(_LEAK.command), _key(_WEATHER.command)}
-    fixed = {"train": [], "validation": [], "test": [_LEAK, _WEATHER]}
-    out_of_scope = _out_of_scope(rng, seen)
-    splits = {}
+    seen = {_key(_LEAK.command), _key(_WEATHER)}
+    splits = _out_of_scope(rng, seen)
+    splits["test"] += [_LEAK, _refused(_WEATHER)]
     for split, rows in _ROWS.items():
-        foreign = out_of_scope[split]
-        wanted = rows - len(foreign) - len(fixed[split])
-        splits[split] = [*fixed[split], *foreign, *_in_scope(grammar, split, wanted, rng, seen)]
+        splits[split] += _in_scope(grammar, split, rows - len(splits[split]), rng, seen)
         rng.shuffle(splits[split])
     return splits
 
@@ -133,14 +125,8 @@ def _command(
             case "measurement":
                 return measurement
             case "value":
-                low, high, decimals, unit = grammar["measurements"][measurement]
-                return f"{rng.uniform(low, high):.{decimals}f} {unit}"
-            case "person":
-                return " ".join(rng.choice(grammar["values"][part]) for part in ("first_name", "last_name"))
-            case "past_date":
-                return rng.choice(grammar["values"]["past_day"])
-            case "date":
-                return _date(grammar["values"], rng)
+                low, high, unit = grammar["measurements"][measurement]
+                return f"{rng.randint(low, high)} {unit}"
             case _:
                 return rng.choice(grammar["values"][slot])
 
@@ -162,42 +148,28 @@ def _command(
 
 
 def _with_word(word: str | None, value: str) -> str:
-    """``value`` with its article or preposition, as English wants it."""
+    """``value`` with its article or preposition where English wants one."""
     if word == "a":
         return f"{'an' if value[0] in 'aeiou' else 'a'} {value}"
-    if word == "on":  # on Monday, on 3 May; but tomorrow, next week
-        return f"on {value}" if value[0].isupper() or value[0].isdigit() else value
-    if word == "in":  # in bay 3; but in the foundry
-        return f"in {value}" if len(value.split()[-1]) == 1 else f"in the {value}"
+    if word == "on":  # on Monday, but tomorrow, next week
+        return f"on {value}" if value[0].isupper() else value
     return value
-
-
-def _date(values: dict[str, list[str]], rng: random.Random) -> str:
-    kind = rng.random()
-    if kind < 0.65:
-        return rng.choice(values["day"])
-    if kind < 0.85:
-        return f"{rng.randint(1, 28)} {rng.choice(values['month'])}"
-    return f"2026-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
 
 
 @cache
 def _asset_ids(pattern: str, split: str) -> list[str]:
-    """The ids of a kind of machine that belong to ``split``; ``pattern``: a prefix and a number of digits."""
-    prefix, digits = pattern.split("-")
-    lowest = 1 if digits == "4" else 10 ** (int(digits) - 1)
-    ids = [f"{prefix}-{number:0{digits}}" for number in range(lowest, 10 ** min(int(digits), 3))]
-    random.Random(prefix).shuffle(ids)
+    """The ids like ``pattern``, such as CNC-##, that belong to ``split``."""
+    digits = pattern.count("#")
+    ids = [pattern.replace("#" * digits, str(number)) for number in range(10 ** (digits - 1), 10**digits)]
+    random.Random(pattern).shuffle(ids)
     start, end = _ASSET_IDS[split]
     part = [item for item in ids[int(start * len(ids)) : int(end * len(ids))] if item != "SG-402"]
-    return [*part, "SG-402"] if prefix == "SG" and split == "test" else part
+    return [*part, "SG-402"] if pattern == "SG-###" and split == "test" else part
 
 
 def _out_of_scope(rng: random.Random, seen: set[str]) -> dict[str, list[Record]]:
-    """Sentences from elsewhere: training takes known phrasings only, the other splits unseen ones too."""
+    """Sentences from elsewhere: each split's own, filled up with texts of the known phrasings."""
     sentences = _toml("out_of_scope.toml")
-    unseen = [text for text in sentences["unseen"] if _key(text) not in seen]
-    rng.shuffle(unseen)
     variants = [_expansions(phrasing) for phrasing in sentences["known"]]
     for texts in variants:
         rng.shuffle(texts)
@@ -205,22 +177,18 @@ def _out_of_scope(rng: random.Random, seen: set[str]) -> dict[str, list[Record]]
     known = [texts[depth] for depth in range(deepest) for texts in variants if depth < len(texts)]
     splits = {}
     for split, rows in _ROWS.items():
-        wanted = round(rows * _OUT_OF_SCOPE_SHARE) - (split == "test")
-        texts = [unseen.pop() for _ in range(min(_UNSEEN_ROWS[split], len(unseen)))]
-        while len(texts) < wanted:
+        texts = list(sentences.get(split, []))
+        while len(texts) < round(rows * _OUT_OF_SCOPE_SHARE):
             text = known.pop(0)
             if _key(text) not in seen:
-                texts.append(text)
                 seen.add(_key(text))
-        splits[split] = [
-            Record(
-                command=_styled(_opened(text, rng), rng),
-                response=Response(intent=OUT_OF_SCOPE, entities={}),
-                source=_SOURCE,
-            )
-            for text in texts
-        ]
+                texts.append(text)
+        splits[split] = [_refused(_styled(_opened(text, rng), rng)) for text in texts]
     return splits
+
+
+def _refused(command: str) -> Record:
+    return Record(command=command, response=Response(intent=OUT_OF_SCOPE, entities={}), source=_SOURCE)
 
 
 def _opened(text: str, rng: random.Random) -> str:

@@ -1,0 +1,255 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from data_checks.contract import (
+    OUT_OF_SCOPE,
+    LabelSet,
+    Problem,
+    Record,
+    Response,
+    answer_text,
+    infer_label_set,
+    label_set_toml,
+    load_label_set,
+    parse_answer,
+    parse_label_set,
+    read_jsonl,
+    record_schema,
+    response_schema,
+    write_jsonl,
+)
+from registry.errors import UsageError
+
+LABELS = LabelSet(
+    name="press-shop",
+    intents={"report_issue": "a fault", "query_status": "a question", OUT_OF_SCOPE: "anything else"},
+    entities={"asset_id": "plate", "issue": "fault", "date": "when"},
+)
+SOUND_LINE = (
+    '{"command": "SG-402 leaks", "response": {"intent": "report_issue", "entities": {"asset_id": "SG-402"}}}'
+)
+
+relaxed = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine is no failure
+
+# Text that UTF-8 can hold; "Cs" are the lone surrogates.
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+values = texts.filter(str.strip)
+names = values
+either = st.one_of(values, st.lists(values, min_size=1, max_size=4))
+
+
+@st.composite
+def allowed_responses(draw: st.DrawFn) -> Response:
+    intent = draw(st.sampled_from(list(LABELS.intents)))
+    if intent == OUT_OF_SCOPE:
+        return Response(intent=intent, entities={})
+    return Response(
+        intent=intent, entities=draw(st.dictionaries(st.sampled_from(list(LABELS.entities)), either))
+    )
+
+
+@st.composite
+def label_sets(draw: st.DrawFn) -> LabelSet:
+    return LabelSet(
+        name=draw(st.from_regex(r"[a-z0-9][a-z0-9_-]{0,10}", fullmatch=True)),
+        intents=draw(st.dictionaries(names, st.one_of(texts, st.just("")), min_size=2, max_size=5)),
+        entities=draw(st.dictionaries(names, st.one_of(texts, st.just("")), max_size=5)),
+    )
+
+
+@given(allowed_responses())
+@relaxed
+def test_the_answer_of_a_response_reads_back_with_the_same_entity_values(response: Response) -> None:
+    answer = parse_answer(answer_text(response, LABELS))
+    assert answer is not None
+    assert answer.intent == response.intent
+    assert answer.entity_values() == response.entity_values()
+
+
+@given(allowed_responses())
+@relaxed
+def test_the_schema_allows_every_answer_that_the_label_set_allows(response: Response) -> None:
+    assert not LABELS.problems(response)
+    assert Draft202012Validator(response_schema(LABELS)).is_valid(json.loads(answer_text(response, LABELS)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"intent": "dance", "entities": {}},
+        {"intent": "report_issue", "entities": {"colour": "red"}},
+        {"intent": OUT_OF_SCOPE, "entities": {"asset_id": "SG-402"}},
+        {"intent": "report_issue"},
+        {"intent": "report_issue", "entities": {}, "mood": "good"},
+        {"intent": "report_issue", "entities": {"asset_id": ""}},
+        {"intent": "report_issue", "entities": {"asset_id": []}},
+        {"intent": "report_issue", "entities": {"asset_id": "x" * 201}},
+        {"intent": "report_issue", "entities": {"asset_id": ["x"] * 17}},
+        {"intent": "report_issue", "entities": {"asset_id": 402}},
+    ],
+)
+def test_schema_and_contract_refuse_the_same_answers(answer: dict) -> None:
+    assert not Draft202012Validator(response_schema(LABELS)).is_valid(answer)
+    response = parse_answer(json.dumps(answer))
+    assert response is None or LABELS.problems(response)
+
+
+def test_the_schemas_are_valid_json_schema() -> None:
+    Draft202012Validator.check_schema(response_schema(LABELS))
+    Draft202012Validator.check_schema(record_schema(LABELS))
+
+
+def test_the_record_schema_allows_a_sound_line_and_refuses_an_unknown_field() -> None:
+    schema = Draft202012Validator(record_schema(LABELS))
+    assert schema.is_valid(json.loads(SOUND_LINE))
+    assert not schema.is_valid({**json.loads(SOUND_LINE), "colour": "red"})
+
+
+def test_an_answer_lists_entities_in_the_order_of_the_label_set() -> None:
+    response = Response(intent="report_issue", entities={"issue": ["leak"], "asset_id": ["A-1", "A-2"]})
+    assert answer_text(response, LABELS) == (
+        '{"intent": "report_issue", "entities": {"asset_id": ["A-1", "A-2"], "issue": "leak"}}'
+    )
+
+
+def test_text_that_is_no_answer_parses_to_none() -> None:
+    assert parse_answer("the machine is fine") is None
+    assert parse_answer('{"intent": "report_issue"') is None
+
+
+@given(label_sets())
+@relaxed
+def test_a_label_set_survives_toml(labels: LabelSet) -> None:
+    assert parse_label_set(label_set_toml(labels), "text") == labels
+
+
+def test_a_label_set_always_knows_out_of_scope() -> None:
+    labels = LabelSet(name="a", intents={"x": "", "y": ""}, entities={})
+    assert list(labels.intents) == ["x", "y", OUT_OF_SCOPE]
+
+
+def test_an_inferred_label_set_lists_what_the_responses_use_in_order() -> None:
+    responses = [
+        Response(intent="b", entities={"z": "1"}),
+        Response(intent="a", entities={"y": "1", "z": "2"}),
+    ]
+    labels = infer_label_set("plant", responses)
+    assert list(labels.intents) == ["b", "a", OUT_OF_SCOPE]
+    assert list(labels.entities) == ["z", "y"]
+
+
+def test_a_broken_label_set_names_every_fault(tmp_path: Path) -> None:
+    (tmp_path / "labels.toml").write_text('name = "Not A Slug"\n[intents]\na = ""\nb = ""\n')
+    with pytest.raises(UsageError, match=r"labels\.toml: name: .*; entities: "):
+        load_label_set(tmp_path / "labels.toml")
+    (tmp_path / "labels.toml").write_text("name = ")
+    with pytest.raises(UsageError, match="is no TOML"):
+        load_label_set(tmp_path / "labels.toml")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_label_set(tmp_path / "missing.toml")
+
+
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=80), texts.map(str.encode), st.just(SOUND_LINE.encode())), max_size=6
+    )
+)
+@relaxed
+def test_any_bytes_give_records_and_problems_and_never_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
+    path = tmp_path_factory.mktemp("wild") / "wild.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    records, problems = read_jsonl(path, LABELS)
+    assert all(isinstance(record, Record) for record in records)
+    assert all(
+        isinstance(problem, Problem) and problem.reason and "\n" not in problem.reason for problem in problems
+    )
+    assert (
+        len(records) >= lines.count(SOUND_LINE.encode()) - 1
+    )  # a BOM or a stray quote can spoil no other line
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "command": json_values,
+            "response": st.one_of(
+                json_values, st.fixed_dictionaries({"intent": json_values, "entities": json_values})
+            ),
+            "meta": json_values,
+            "created_at": json_values,
+            "colour": json_values,
+        },
+    )
+)
+@relaxed
+def test_any_json_object_is_a_record_or_a_problem(
+    tmp_path_factory: pytest.TempPathFactory, line: dict[str, object]
+) -> None:
+    path = tmp_path_factory.mktemp("wild") / "wild.jsonl"
+    path.write_text(json.dumps(line), encoding="utf-8")
+    records, problems = read_jsonl(path)
+    assert len(records) + len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{not json", "record: Invalid JSON: key must be a string at column 2"),
+        ('{"command": "x"}', "response: Field required"),
+        (SOUND_LINE.replace("SG-402 leaks", "  "), "command: the command is blank"),
+        (SOUND_LINE.replace("leaks", "\\u0000"), "command: the command holds a NUL character"),
+        (SOUND_LINE.replace("report_issue", "dance"), "unknown intent 'dance'"),
+        (SOUND_LINE.replace("asset_id", "colour"), "unknown entity type 'colour'"),
+        (SOUND_LINE.replace("report_issue", OUT_OF_SCOPE), "out_of_scope must have no entities"),
+        (
+            SOUND_LINE.replace('"SG-402"}', "402}"),
+            "response.entities.asset_id: must be a text or a list of texts",
+        ),
+        (SOUND_LINE.replace('"SG-402"}', '" "}'), "response.entities: entity 'asset_id' has a blank value"),
+        (SOUND_LINE.replace('"asset_id"', '""'), "response.entities: an entity type is blank"),
+        (SOUND_LINE[:-1] + ', "colour": 1}', "colour: this field is not known"),
+    ],
+)
+def test_a_problem_says_where_and_what(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "shift.jsonl"
+    path.write_text(f"{SOUND_LINE}\n\n{line}\n")
+    records, problems = read_jsonl(path, LABELS)
+    assert len(records) == 1
+    assert [(problem.file, problem.line) for problem in problems] == [("shift.jsonl", 3)]
+    assert problems[0].reason.startswith(reason)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_problem(tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + SOUND_LINE.encode() + b"\r\n" + SOUND_LINE.encode() + b"\r\n")
+    records, problems = read_jsonl(path, LABELS)
+    assert len(records) == 2
+    assert not problems
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        read_jsonl(tmp_path / "missing.jsonl")
+
+
+def test_written_records_read_back(tmp_path: Path) -> None:
+    record = Record.model_validate_json(SOUND_LINE).model_copy(update={"meta": {"shift": 2}})
+    write_jsonl(tmp_path / "out.jsonl", [record])
+    assert read_jsonl(tmp_path / "out.jsonl", LABELS) == ([record], [])

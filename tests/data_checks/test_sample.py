@@ -1,0 +1,111 @@
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from data_checks.contract import OUT_OF_SCOPE, LabelSet, Record, load_label_set, read_jsonl
+from data_checks.sample import SAMPLE_DIR
+from data_checks.sample.generate import write_sample
+from registry.audit_rows import SPLITS, normalised_command
+
+LEAK = "Surface grinder SG-402 has a hydraulic fluid leak at the main cylinder seal."
+WEATHER = "What's the weather like tomorrow?"
+
+
+@pytest.fixture(scope="module")
+def label_set() -> LabelSet:
+    return load_label_set(SAMPLE_DIR / "labels.toml")
+
+
+@pytest.fixture(scope="module")
+def sample(label_set: LabelSet) -> dict[str, list[Record]]:
+    read = {split: read_jsonl(SAMPLE_DIR / f"{split}.jsonl", label_set) for split in SPLITS}
+    assert not any(problems for _, problems in read.values())
+    return {split: records for split, (records, _) in read.items()}
+
+
+def test_the_generator_writes_the_shipped_bytes(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "labels.toml"):
+        assert (tmp_path / name).read_bytes() == (SAMPLE_DIR / name).read_bytes(), name
+
+
+def test_sizes_and_source(sample: dict[str, list[Record]]) -> None:
+    assert {split: len(records) for split, records in sample.items()} == {
+        "train": 1892,
+        "validation": 300,
+        "test": 300,
+    }
+    assert {record.source for records in sample.values() for record in records} == {"synthetic"}
+
+
+def test_every_split_holds_every_intent_and_enough_out_of_scope(
+    sample: dict[str, list[Record]], label_set: LabelSet
+) -> None:
+    assert len(label_set.intents) >= 8
+    for records in sample.values():
+        assert {record.response.intent for record in records} == set(label_set.intents)
+        assert sum(record.response.intent == OUT_OF_SCOPE for record in records) >= 0.15 * len(records)
+
+
+def test_no_command_repeats(sample: dict[str, list[Record]]) -> None:
+    commands = [
+        normalised_command(record.command).rstrip(".?!") for records in sample.values() for record in records
+    ]
+    assert len(commands) == len(set(commands))
+
+
+def test_every_entity_value_stands_in_its_command(sample: dict[str, list[Record]]) -> None:
+    for records in sample.values():
+        for record in records:
+            assert all(value in record.command for _, value in record.response.entity_values()), record
+
+
+def test_a_phrase_has_one_entity_type(sample: dict[str, list[Record]]) -> None:
+    types: dict[str, set[str]] = defaultdict(set)
+    for records in sample.values():
+        for record in records:
+            for name, value in record.response.entity_values():
+                types[value.lower()].add(name)
+    assert not {value: found for value, found in types.items() if len(found) > 1}
+
+
+def test_asset_ids_of_a_split_occur_in_no_other(sample: dict[str, list[Record]]) -> None:
+    ids = {
+        split: {
+            value
+            for record in records
+            for name, value in record.response.entity_values()
+            if name == "asset_id"
+        }
+        for split, records in sample.items()
+    }
+    assert all(ids.values())
+    assert not ids["train"] & ids["validation"]
+    assert not ids["train"] & ids["test"]
+    assert not ids["validation"] & ids["test"]
+
+
+def test_two_known_commands_are_asked_in_the_test_split_only(sample: dict[str, list[Record]]) -> None:
+    answers = {record.command: record.response for record in sample["test"]}
+    assert answers[LEAK].intent == "report_issue"
+    assert answers[LEAK].entities == {
+        "asset_id": "SG-402",
+        "equipment": "Surface grinder",
+        "component": "main cylinder seal",
+        "issue": "hydraulic fluid leak",
+    }
+    assert answers[WEATHER].intent == OUT_OF_SCOPE
+    assert not {LEAK, WEATHER} & {record.command for record in sample["train"]}
+
+
+def test_the_test_split_refuses_near_misses(sample: dict[str, list[Record]]) -> None:
+    refused = " ".join(
+        record.command for record in sample["test"] if record.response.intent == OUT_OF_SCOPE
+    ).lower()
+    for near_miss in (
+        "grind the coffee beans",
+        "is the gym's treadmill broken",
+        "what machine learns fastest",
+    ):
+        assert near_miss in refused
