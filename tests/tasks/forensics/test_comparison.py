@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from gemma_shaped import OUTLIER
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.forensics.comparison import Change, compare_outliers
@@ -124,6 +124,7 @@ def test_any_tensor_that_is_not_finite_does_not_pass():
     assert comparison.finding() == "NaN or infinity in 1 tensors, n first"
 
 
+@settings(deadline=None)
 @given(
     baseline=st.lists(st.floats(-2000, 2000), min_size=1, max_size=40),
     data=st.data(),
