@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -33,7 +34,8 @@ class FakeQuantizeAdapted(nn.Module):
         self._layer = [layer]  # in a list, or the layer would become its own child
 
     def forward(self, weight: Tensor) -> Tensor:
-        delta = self._layer[0].get_delta_weight("default")  # pyright: ignore[reportCallIssue]
+        with torch.autocast(weight.device.type, enabled=False):  # the merge is not rounded to bf16 either
+            delta = self._layer[0].get_delta_weight("default")  # pyright: ignore[reportCallIssue]
         return fake_quantize(weight + delta, self.quant)
 
 
@@ -61,7 +63,7 @@ def attach(model: nn.Module, types: Mapping[str, QuantType]) -> int:
 
 
 def _weight_name(module_name: str) -> str:
-    return module_name.removeprefix("base_model.model.").removesuffix(".base_layer") + ".weight"
+    return module_name.removeprefix("base_model.model.") + ".weight"
 
 
 def settle(model: nn.Module) -> None:
