@@ -12,6 +12,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from data_checks.contract import LabelSet, Record, answer_text
 from deployment.prompt import END_OF_TURN, START_OF_TURN, Prompt, chat_template
 from registry.artifacts import atomic_directory, write_text
+from registry.errors import UsageError
 from tasks.bases.spec import ScratchBase
 from tasks.gguf_export.metadata import layer_types
 from tasks.gguf_export.tokenizer import load_vocabulary
@@ -54,26 +55,9 @@ def _config(spec: ScratchBase) -> Gemma3TextConfig:
 
 
 def _train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:
-    """SentencePiece BPE as Gemma's: byte fallback, single digits, no prefix space; written as tokenizer.json."""
-    with tempfile.TemporaryDirectory() as scratch:
-        prefix = Path(scratch) / "tokenizer"
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_prefix=str(prefix),
-            model_type="bpe",
-            vocab_size=vocab_size,
-            byte_fallback=True,
-            split_digits=True,
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            normalization_rule_name="identity",
-            character_coverage=1.0,
-            pad_id=0, eos_id=1, bos_id=2, unk_id=3,
-            pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>",
-            control_symbols=[START_OF_TURN, END_OF_TURN],
-            num_threads=1,
-            minloglevel=2,
-        )  # fmt: skip
+    """Write tokenizer.json and tokenizer_config.json of a vocabulary trained on ``texts``."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        _train_sentencepiece(texts, vocab_size, Path(scratch) / "tokenizer")
         config = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": [1, 5], "bos_token_id": 2}
         Path(scratch, "tokenizer.model").rename(folder / "tokenizer.model")
         vocabulary = load_vocabulary(folder, config)
@@ -91,3 +75,32 @@ def _train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:
         "chat_template": chat_template(Prompt()),
     }
     write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=2))
+
+
+def _train_sentencepiece(texts: list[str], vocab_size: int, prefix: Path) -> None:
+    """SentencePiece BPE as Gemma's: byte fallback, single digits, no prefix space. Raises UsageError where ``texts``
+    have too few pieces for the vocabulary, or too many characters."""
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_prefix=str(prefix),
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            split_digits=True,
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            normalization_rule_name="identity",
+            character_coverage=1.0,
+            pad_id=0, eos_id=1, bos_id=2, unk_id=3,
+            pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>",
+            control_symbols=[START_OF_TURN, END_OF_TURN],
+            num_threads=1,
+            minloglevel=2,
+        )  # fmt: skip
+    except RuntimeError as error:
+        reason = str(error).rpartition("] ")[2].rstrip(".")
+        raise UsageError(
+            f"no vocabulary of {vocab_size} tokens can be trained on these {len(texts) // 2} records ({reason}); change "
+            "vocab_size in the profile or bring more records."
+        ) from error
