@@ -76,7 +76,7 @@ class Steps:
         if state.name == "Cached":
             self.reused.append(title)
         self.seconds[title] = round(time.monotonic() - started, 2)
-        return state.result()
+        return _inside(folder, state.result())
 
 
 def step_key(name: str, inputs: dict[str, Any]) -> str:
@@ -99,6 +99,16 @@ def _identity(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, list | tuple):
         return [_identity(item) for item in value]
+    return value
+
+
+def _inside(folder: Path, value: Any) -> Any:
+    """A result with its paths in ``folder``: a kept one names the place where the home was when it was made."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return value.model_copy(update={name: _inside(folder, getattr(value, name)) for name in fields})
+    if isinstance(value, Path) and folder.name in value.parts:
+        return folder.joinpath(*value.parts[value.parts.index(folder.name) + 1 :])
     return value
 
 
