@@ -147,6 +147,26 @@ def inspect(
         console.print(compare_outliers(statistics, other).finding() + ".")
 
 
+@app.command(name="repair-norms")
+def repair_norms(
+    model: Annotated[Path, typer.Argument(help="Hugging Face folder of a Gemma 3 text model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    json_path: JsonOption = None,
+) -> None:
+    """Rescale the norm outliers so that float16 holds every activation; the function stays the same."""
+    from flows.console import console
+    from registry.artifacts import write_text
+    from tasks.forensics import repair
+
+    report = repair.repair_norms(model, out)
+    if json_path:
+        write_text(json_path, report.model_dump_json(indent=2) + "\n")
+    console.print(
+        f"{out}: residual stream scaled by {report.scale:.6g}; no activation exceeds {report.after.residual_stream:.4g} "
+        f"where it could reach {report.before.residual_stream:.4g}"
+    )
+
+
 @app.command()
 def convert(
     hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder of a Gemma 3 text model.")],
@@ -157,9 +177,8 @@ def convert(
     json_path: JsonOption = None,
 ) -> None:
     """Convert a Hugging Face folder to GGUF."""
-    from flows.console import console
+    from flows.console import console, plan_table
     from registry.artifacts import write_text
-    from tasks.gguf_export.plan import plan_table
     from tasks.gguf_export.writer import export_gguf, plan_export
 
     weights, embedding_type = _quant_type(type_), _quant_type(embedding) if embedding else None

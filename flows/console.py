@@ -16,6 +16,7 @@ from registry.artifacts import Artifact
 from tasks.gates.judge import Verdict
 
 if TYPE_CHECKING:
+    from tasks.gguf_export.writer import ExportPlan
     from flows.deploy import DeployReport
 
 _PLAIN_WIDTH = 130  # of output that goes to a file or another program
@@ -35,6 +36,7 @@ def set_up_logging(*, verbose: bool) -> None:
         logger.handlers, logger.propagate = [handler], False
     if not verbose:
         warnings.simplefilter("ignore")
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels at import
 
 
 def print_error(error: Exception) -> None:
@@ -55,6 +57,18 @@ def artifact_table(artifacts: list[Artifact]) -> Table:
         table.add_column(column, justify="right" if column == "MB" else "left", overflow="fold")
     for artifact in artifacts:
         table.add_row(artifact.kind, f"{artifact.bytes / 1e6:.1f}", artifact.sha256[:12], str(artifact.path))
+    return table
+
+
+def plan_table(plan: "ExportPlan") -> Table:
+    """Every tensor's type, bits per weight and bytes, before anything is written."""
+    table = Table(title=f"{plan.file_bytes / 1e6:.1f} MB in {len(plan.tensors)} tensors")
+    for column in ("tensor", "shape", "type", "bits/weight", "bytes"):
+        table.add_column(column, justify="left" if column in ("tensor", "type") else "right")
+    for tensor in plan.tensors:
+        shape = " × ".join(map(str, tensor.shape))
+        bits = f"{tensor.bits_per_weight:.2f}"
+        table.add_row(tensor.gguf_name, shape, tensor.type, bits, f"{tensor.nbytes:,}")
     return table
 
 

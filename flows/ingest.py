@@ -8,16 +8,19 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
+from rich.table import Table
+from rich.text import Text
 
 from data_checks.contract import LabelSet, Record, Response, label_set_toml, load_label_set, parse_label_set
 from data_checks.files import dataset_name, find_files, labels_beside, read_records, read_with_inferred_labels
 from data_checks.quarantine import LinesRefused
 from flows.settings import Home
-from registry.audit_store import AuditStore, Due, IngestReport, audit_store_url
+from registry.audit_store import AuditStore, Due, IngestReport
 from registry.errors import UsageError
 
 RETRAINING_DUE = "gemmill.retraining.due"  # the event that starts the retrain deployment
 _MINIMUM_ROWS = 200
+_CONFLICTS_SHOWN = 20
 
 
 @flow(name="ingest")
@@ -28,12 +31,11 @@ def ingest(
     home: Path | None = None,
     minimum_rows: int = _MINIMUM_ROWS,
 ) -> IngestReport:
-    """Store the audit files of ``paths``; emit an event where ``minimum_rows`` or more have landed since
-    training.
+    """Store the audit files of ``paths``, and emit an event where at least ``minimum_rows`` landed since training.
 
     Raises DataRefused where a line is not sound, and stores nothing then.
     """
-    with AuditStore(audit_store_url(Home.locate(home).path)) as store:
+    with AuditStore(Home.locate(home).database_url) as store:
         try:
             report = ingest_paths(store, paths, dataset=dataset, labels=labels)
         except LinesRefused as refused:
@@ -52,9 +54,9 @@ def ingest(
     return report
 
 
-def due(dataset: str | None, home: Path, minimum_rows: int = _MINIMUM_ROWS) -> Due:
+def due(dataset: str | None = None, home: Path | None = None, minimum_rows: int = _MINIMUM_ROWS) -> Due:
     """Whether retraining on ``dataset`` is due; without a name, on the only dataset of the audit store."""
-    with AuditStore(audit_store_url(home)) as store:
+    with AuditStore(Home.locate(home).database_url) as store:
         return store.due(only_dataset(store, dataset), minimum_rows)
 
 
@@ -98,6 +100,28 @@ def ingest_paths(
         source=", ".join(str(path) for path in paths),
         labels=label_set_toml(label_set),
     )
+
+
+def ingest_table(report: IngestReport) -> Table:
+    """What an ingestion did, for the terminal: the figures, then every command with two answers."""
+    table = Table(title=f"{report.source} -> dataset {report.dataset}", show_header=False)
+    figures = {
+        "read": report.read,
+        "new": report.new,
+        "known before": report.known,
+        "conflicts": len(report.conflicts),
+    }
+    for name, count in {
+        **figures,
+        **{f"{split} rows now": rows for split, rows in report.rows.items()},
+    }.items():
+        table.add_row(name, f"{count:,}")
+    for conflict in report.conflicts[:_CONFLICTS_SHOWN]:
+        answers = f"stored as {conflict.stored}, not replaced by {conflict.offered}"
+        table.add_row(Text(conflict.command), Text(answers))
+    if len(report.conflicts) > _CONFLICTS_SHOWN:
+        table.caption = f"and {len(report.conflicts) - _CONFLICTS_SHOWN} more conflicts"
+    return table
 
 
 def _require_stored_rows_fit(store: AuditStore, dataset: str, labels: LabelSet) -> None:

@@ -17,6 +17,7 @@ from registry.errors import GemmillError
 from tasks.training.checkpoint import load_checkpoint, save_checkpoint
 from tasks.training.examples import Batch, Example, epoch_batches
 from tasks.training.objective import Objective
+from tasks.training.optimizer import build_optimizers
 from tasks.training.progress import Progress
 from tasks.training.recipe import TrainingRecipe
 
@@ -26,12 +27,13 @@ MetricSink = Callable[[str, float, int], None]  # name, value, optimizer step
 
 
 class History(BaseModel):
-    """How a run went. Losses are means per response token."""
+    """How a run went. Losses are means per response token, ``validation_loss`` after ``validation_steps``."""
 
     model_config = ConfigDict(frozen=True)
 
     steps: int
     train_loss: list[float]
+    validation_steps: list[int]
     validation_loss: list[float]
     tokens: int
     seconds: float
@@ -42,6 +44,7 @@ class _State(BaseModel):
 
     step: int = 0
     train_loss: list[float] = []
+    validation_steps: list[int] = []
     validation_loss: list[float] = []
     tokens: int = 0
     seconds: float = 0.0
@@ -81,53 +84,56 @@ def train(
         GemmillError: the loss is not finite; the message names the step.
     """
     torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
-    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99), fused=True
-    )
-    objective, optimizer = accelerator.prepare(objective, optimizer)
+    accelerator = Accelerator(mixed_precision="no")  # its precision is one for the process; a recipe has its own
+    optimizers = build_optimizers(objective, recipe)
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    objective, *optimizers = accelerator.prepare(objective, *optimizers)
     per_epoch = math.ceil(math.ceil(data.rows / recipe.batch_size) / recipe.accumulation)
-    total = per_epoch * recipe.epochs
-    state = _State.model_validate(load_checkpoint(checkpoint, objective, optimizer) or {})
+    total = min(per_epoch * recipe.epochs, recipe.max_steps or per_epoch * recipe.epochs)
+    state = _State.model_validate(load_checkpoint(checkpoint, objective, optimizers) or {})
     if state.step:
         logger.info("%s goes on from step %d of %d", title, state.step, total)
     started = time.monotonic() - state.seconds
 
     with Progress(title, total, done=state.step) as progress:
-        for epoch in range(state.step // per_epoch, recipe.epochs):
-            for index, micro_batches in enumerate(_steps(data, recipe, epoch)):
-                if epoch * per_epoch + index < state.step:
-                    continue
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate * learning_rate_factor(state.step, total, recipe.warmup_ratio)
-                loss = _optimizer_step(accelerator, objective, optimizer, micro_batches, recipe, state.step)
-                state.step += 1
-                state.tokens += sum(int(batch.attention_mask.sum()) for batch in micro_batches)
-                state.seconds = time.monotonic() - started
-                state.train_loss.append(loss)
-                on_metric("train_loss", loss, state.step)
-                if state.step % per_epoch == 0:
-                    state.validation_loss.append(_mean_loss(accelerator, objective, data, recipe))
-                    on_metric("validation_loss", state.validation_loss[-1], state.step)
-                if state.step % recipe.checkpoint_steps == 0 and state.step < total:
-                    save_checkpoint(checkpoint, objective, optimizer, state.model_dump())
-                progress.advance(loss)
+        for micro_batches in islice(_steps(data, recipe), state.step, total):
+            _set_rates(optimizers, rates, learning_rate_factor(state.step, total, recipe.warmup_ratio))
+            loss = _optimizer_step(accelerator, objective, optimizers, micro_batches, recipe, state.step)
+            state.step += 1
+            state.tokens += sum(int(batch.attention_mask.sum()) for batch in micro_batches)
+            state.seconds = time.monotonic() - started
+            state.train_loss.append(loss)
+            on_metric("train_loss", loss, state.step)
+            if state.step % per_epoch == 0 or state.step == total:
+                state.validation_steps.append(state.step)
+                state.validation_loss.append(_mean_loss(accelerator, objective, data, recipe))
+                on_metric("validation_loss", state.validation_loss[-1], state.step)
+            if state.step % recipe.checkpoint_steps == 0 and state.step < total:
+                save_checkpoint(checkpoint, objective, optimizers, state.model_dump())
+            progress.advance(loss)
     return History(**state.model_dump(exclude={"step"}), steps=state.step)
 
 
-def _steps(data: TrainingData, recipe: TrainingRecipe, epoch: int) -> Iterator[tuple[Batch, ...]]:
-    batches = epoch_batches(
-        data.train(epoch), batch_size=recipe.batch_size, pad_id=data.pad_id, seed=recipe.seed, epoch=epoch
-    )
-    while group := tuple(islice(batches, recipe.accumulation)):
-        yield group
+def _set_rates(optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[float], factor: float) -> None:
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate * factor
+
+
+def _steps(data: TrainingData, recipe: TrainingRecipe) -> Iterator[tuple[Batch, ...]]:
+    """The micro-batches of every optimizer step, epoch after epoch; a step does not reach over the end of one."""
+    for epoch in range(recipe.epochs):
+        batches = epoch_batches(
+            data.train(epoch), batch_size=recipe.batch_size, pad_id=data.pad_id, seed=recipe.seed, epoch=epoch
+        )
+        while group := tuple(islice(batches, recipe.accumulation)):
+            yield group
 
 
 def _optimizer_step(
     accelerator: Accelerator,
     objective: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     micro_batches: Sequence[Batch],
     recipe: TrainingRecipe,
     step: int,
@@ -137,16 +143,21 @@ def _optimizer_step(
     tokens = sum(batch.response_tokens for batch in micro_batches)
     total = 0.0
     for batch in micro_batches:
-        with accelerator.autocast():
+        with _autocast(accelerator, recipe):
             loss = objective(Batch(*(tensor.to(accelerator.device) for tensor in batch)))
         total += loss.item()
         accelerator.backward(loss / tokens)
     if not math.isfinite(total):
         raise GemmillError(f"the training loss is {total} at step {step}; lower learning_rate or max_grad_norm.")
     accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return total / tokens
+
+
+def _autocast(accelerator: Accelerator, recipe: TrainingRecipe) -> torch.autocast:
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 @torch.no_grad()
@@ -156,7 +167,7 @@ def _mean_loss(
     objective.eval()
     total, tokens = 0.0, 0
     for batch in epoch_batches(data.validation, batch_size=recipe.batch_size, pad_id=data.pad_id, seed=0, epoch=0):
-        with accelerator.autocast():
+        with _autocast(accelerator, recipe):
             total += objective(Batch(*(tensor.to(accelerator.device) for tensor in batch))).item()
         tokens += batch.response_tokens
     return total / tokens

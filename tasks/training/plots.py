@@ -23,8 +23,7 @@ def plot_losses(history: History, out: Path, *, title: str) -> Path:
     )
     axes.plot(steps, history.train_loss, color="#9ecae1", linewidth=0.7, label="training")
     axes.plot(steps, _moving_average(history.train_loss), color="#08519c", label="training, moving average")
-    epochs = np.linspace(history.steps / len(history.validation_loss), history.steps, len(history.validation_loss))
-    axes.plot(epochs, history.validation_loss, color="#d94801", marker="o", label="validation, cross-entropy")
+    axes.plot(history.validation_steps, history.validation_loss, color="#d94801", marker="o", label="validation, cross-entropy")
     axes.grid(alpha=0.3)
     axes.legend()
     with atomic_file(out) as temporary:

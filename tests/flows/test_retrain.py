@@ -1,0 +1,148 @@
+"""The whole line on real parts: a Prefect flow, an MLflow store, a trained model, llama.cpp on the GGUF file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_checks.contract import read_jsonl, write_jsonl
+from data_checks.sample import SAMPLE_DIR
+from flows.settings import PROFILES_FOLDER
+from registry.artifacts import Artifact, file_sha256
+
+_FLOORS = ("json_validity", "intent_accuracy", "exact_match", "entity_f1", "oos_recall", "oos_precision")
+
+
+def _gemmill(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "GEMMILL_HOME": str(home), "HOME": str(home)}
+    for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "GEMMILL_DATABASE_URL"):
+        environment.pop(name, None)
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, arguments)], env=environment, capture_output=True, text=True
+    )
+
+
+def _profile(folder: Path, *, floor: float) -> Path:
+    """The shipped tiny profile, trained for a moment only."""
+    text = (PROFILES_FOLDER / "tiny.toml").read_text()
+    lines = []
+    for line in text.splitlines():
+        key = line.partition(" = ")[0]
+        if key == "epochs":
+            line = "epochs = 1\nmax_steps = 6"
+        elif key.removesuffix("_min") in _FLOORS:
+            line = f"{key} = {floor}"
+        elif key == "max_drop":
+            line = "max_drop = 1.0"
+        elif key == "max_new_tokens":
+            line = "max_new_tokens = 24"
+        lines.append(line)
+    path = folder / f"floor-{floor}.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plant")
+    for split, rows in (("train", 400), ("validation", 40), ("test", 40)):
+        records, _ = read_jsonl(SAMPLE_DIR / f"{split}.jsonl")
+        write_jsonl(folder / f"{split}.jsonl", records[:rows])
+    (folder / "labels.toml").write_text((SAMPLE_DIR / "labels.toml").read_text())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(home: Path, data: Path) -> dict:
+    """The summary of a retrain whose gates pass, their floors being 0."""
+    result = _gemmill(
+        home, "retrain", "--profile", _profile(home, floor=0.0), "--data", data, "--summary", home / "first.json"
+    )
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert "What's the weather like tomorrow?" in result.stdout
+    return json.loads((home / "first.json").read_text())
+
+
+def test_a_candidate_that_passed_is_the_challenger(first: dict) -> None:
+    assert first["passed"]
+    assert first["aliases"] == ["challenger"]
+    assert first["model_version"] == 1
+    assert set(first["metrics"]) == {"teacher", "student", "gguf"}
+    assert {"prompt_parity", "gguf_verification", "norm_outliers_vs_base"} <= {gate["name"] for gate in first["gates"]}
+
+
+def test_every_artifact_of_the_summary_has_the_digest_it_says(first: dict) -> None:
+    for artifact in first["artifacts"]:
+        assert Artifact.model_validate(artifact).verify().exists()
+
+
+def test_the_package_holds_the_measured_file(first: dict) -> None:
+    artifacts = {artifact["kind"]: artifact for artifact in first["artifacts"]}
+    shipped = list(Path(artifacts["package"]["path"]).glob("*.gguf"))
+    assert [file_sha256(path) for path in shipped] == [artifacts["gguf"]["sha256"]]
+
+
+def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(first: dict, home: Path, data: Path) -> None:
+    result = _gemmill(
+        home, "retrain", "--profile", home / "floor-0.0.toml", "--data", data, "--summary", home / "again.json"
+    )
+    again = json.loads((home / "again.json").read_text())
+    assert result.returncode == 0, result.stderr
+    assert again["model_version"] == first["model_version"]
+    assert set(again["reused"]) == set(again["seconds"])
+
+
+def test_a_blocked_candidate_is_registered_without_the_alias_and_exits_with_3(first: dict, home: Path, data: Path) -> None:
+    result = _gemmill(
+        home, "retrain", "--profile", _profile(home, floor=1.0), "--data", data, "--summary", home / "blocked.json"
+    )
+    blocked = json.loads((home / "blocked.json").read_text())
+    assert result.returncode == 3
+    assert "exact_match" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not blocked["passed"]
+    assert blocked["aliases"] == []
+    assert blocked["model_version"] != first["model_version"]
+    refused = _gemmill(home, "promote", blocked["model_version"])
+    assert refused.returncode == 3
+
+
+def test_a_champion_is_asked_the_same_rows(first: dict, home: Path, data: Path) -> None:
+    assert _gemmill(home, "promote", first["model_version"]).returncode == 0
+    result = _gemmill(
+        home, "retrain", "--profile", home / "floor-0.0.toml", "--data", data, "--summary", home / "challenge.json"
+    )
+    gates = {gate["name"]: gate for gate in json.loads((home / "challenge.json").read_text())["gates"]}
+    assert result.returncode == 0, result.stderr
+    assert gates["exact_match_vs_champion"]["baseline"] == first["metrics"]["gguf"]["exact_match"]
+    assert gates["norm_outliers_vs_champion"]["passed"]
+
+
+def test_bad_lines_are_shown_with_their_numbers_and_exit_with_4(home: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"command": "x", "response": {"intent": "report_issue", "entities": {}}}\nnot json\n')
+    result = _gemmill(home, "retrain", "--data", bad)
+    assert result.returncode == 4
+    assert "bad.jsonl" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_profile_exits_with_2(home: Path) -> None:
+    result = _gemmill(home, "retrain", "--profile", "huge")
+    assert result.returncode == 2
+    assert "tiny" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_deploy_without_an_ollama_exits_with_5(first: dict, home: Path) -> None:
+    result = _gemmill(home, "deploy", "--alias", first["model_version"], "--device", "http://127.0.0.1:9")
+    assert result.returncode == 5
+    assert "Traceback" not in result.stderr
