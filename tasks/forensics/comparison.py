@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.forensics.statistics import ModelStatistics, NormGains
 from tasks.forensics.streaming import outlying
 
-RATIO_MAX = 1.5  # a step of Adam moves a gain by about the learning rate, and median gains are 0.3 or more
+RATIO_MAX = 1.5  # a full fine-tune of the 270M base has 1.01; a norm trained from 1 on can reach 2
 
 
 class Change(StrEnum):
