@@ -83,17 +83,15 @@ class LabelSet(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    intents: dict[str, str] = Field(min_length=2, description="intent -> what it means")
+    intents: dict[str, str] = Field(description="intent -> what it means")
     entities: dict[str, str] = Field(description="entity type -> what it means")
 
     @field_validator("intents")
     @classmethod
     def _out_of_scope_is_an_intent(cls, intents: dict[str, str]) -> dict[str, str]:
-        return (
-            intents
-            if OUT_OF_SCOPE in intents
-            else {**intents, OUT_OF_SCOPE: "anything that is not an audit command"}
-        )
+        if not intents.keys() - {OUT_OF_SCOPE}:
+            raise ValueError(f"no intent besides {OUT_OF_SCOPE}")
+        return {**intents, OUT_OF_SCOPE: intents.get(OUT_OF_SCOPE, "anything that is not an audit command")}
 
     def problems(self, response: Response) -> list[str]:
         """What in ``response`` this label set does not allow; empty where all is well."""
@@ -126,14 +124,20 @@ def parse_label_set(text: str, source: str) -> LabelSet:
 
 
 def infer_label_set(name: str, responses: Iterable[Response]) -> LabelSet:
-    """The label set that ``responses`` use, in order of first appearance."""
+    """The label set that ``responses`` use, in order of first appearance.
+
+    Raises UsageError where they give none: they are all out of scope, say.
+    """
     intents: dict[str, str] = {}
     entities: dict[str, str] = {}
     for response in responses:
         intents.setdefault(response.intent, "")
         for entity in response.entities:
             entities.setdefault(entity, "")
-    return LabelSet(name=name, intents=intents, entities=entities)
+    try:
+        return LabelSet(name=name, intents=intents, entities=entities)
+    except ValidationError as error:
+        raise UsageError(f"the records give no label set: {validation_message(error)}.") from error
 
 
 def label_set_toml(labels: LabelSet) -> str:

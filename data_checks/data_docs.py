@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _FETCHED = re.compile(
-    r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>|<button\b.*?</button>"
+    r"<script\b.*?</script>|<style\b.*?</style>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>|<button\b.*?</button>"
     r"|<label\b.*?</label>",
     re.DOTALL,
 )

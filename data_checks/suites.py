@@ -1,5 +1,7 @@
 """The expectations about a snapshot's tables, as Great Expectations suites."""
 
+# pyright: reportPrivateImportUsage=false
+# The namespace that Great Expectations documents for expectations has no __all__.
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,7 +43,7 @@ def suites(labels: LabelSet, train_intents: list[str], limits: Limits) -> "dict[
 
 
 def _sound_records(labels: LabelSet, train_intents: list[str]) -> "list[Expectation]":
-    import great_expectations.expectations.core as gxe
+    import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 
     columns = ("split", "command", "intent")
@@ -81,7 +83,7 @@ def _sound_records(labels: LabelSet, train_intents: list[str]) -> "list[Expectat
 
 
 def _sizes(limits: Limits) -> "list[Expectation]":
-    import great_expectations.expectations.core as gxe
+    import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 
     minimum = {
@@ -110,7 +112,7 @@ def _sizes(limits: Limits) -> "list[Expectation]":
 
 
 def _unique_commands() -> "list[Expectation]":
-    import great_expectations.expectations.core as gxe
+    import great_expectations.expectations as gxe
 
     return [
         gxe.ExpectColumnValuesToBeBetween(
@@ -123,7 +125,7 @@ def _unique_commands() -> "list[Expectation]":
 
 
 def _sound_entities(labels: LabelSet, limits: Limits) -> "list[Expectation]":
-    import great_expectations.expectations.core as gxe
+    import great_expectations.expectations as gxe
 
     return [
         gxe.ExpectColumnValuesToBeInSet(

@@ -31,7 +31,7 @@ def ingest(
     home: Path | None = None,
     minimum_rows: int = _MINIMUM_ROWS,
 ) -> IngestReport:
-    """Store the audit files of ``paths``, and emit an event where at least ``minimum_rows`` landed since training.
+    """Store the audit files of ``paths``; emit an event where ``minimum_rows`` landed since training.
 
     Raises DataRefused where a line is not sound, and stores nothing then.
     """

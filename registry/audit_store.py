@@ -4,10 +4,8 @@ Rows are only ever added. A command that comes again with the same answer is kno
 answer it is a conflict, which is reported and not stored.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
@@ -57,11 +55,6 @@ class Row(NamedTuple):
     command: str
     response: dict[str, Any]
     digest: str
-
-
-def audit_store_url(home: Path) -> str:
-    """``GEMMILL_DATABASE_URL``, or else the SQLite file in ``home``."""
-    return os.environ.get("GEMMILL_DATABASE_URL") or f"sqlite:///{home.absolute() / 'audit.db'}"
 
 
 class AuditStore:
@@ -211,7 +204,7 @@ def _row_counts(connection: sa.Connection, dataset: str) -> dict[str, int]:
         .where(records.c.dataset == dataset)
         .group_by(records.c.split)
     )
-    counts: dict[str, int] = dict(connection.execute(query).tuples().all())
+    counts = {split: count for split, count in connection.execute(query)}  # noqa: C416 (a Row is a tuple to dict only)
     return {split: counts.get(split, 0) for split in SPLITS}
 
 

@@ -71,12 +71,12 @@ class Database:
             parsed = sa.make_url(url)
             self.url = parsed.render_as_string(hide_password=True)
             self._engine = sa.create_engine(parsed)
-        except ArgumentError as error:
-            raise UsageError(
-                "the database URL cannot be read; it should look like sqlite:///audit.db."
-            ) from error
         except (NoSuchModuleError, ImportError) as error:
             raise UsageError(f"{self.url} needs a database driver that is not installed: {error}.") from error
+        except ArgumentError as error:
+            raise UsageError(
+                "the database URL cannot be read; it should be like sqlite:///audit.db."
+            ) from error
         if self._engine.dialect.name == "sqlite":
             _prepare_sqlite(self._engine, parsed.database)
         with self.transaction(writes=True) as connection:

@@ -145,6 +145,11 @@ def test_an_inferred_label_set_lists_what_the_responses_use_in_order() -> None:
     assert list(labels.entities) == ["z", "y"]
 
 
+def test_records_that_are_all_out_of_scope_give_no_label_set() -> None:
+    with pytest.raises(UsageError, match="no intent besides out_of_scope"):
+        infer_label_set("plant", [Response(intent=OUT_OF_SCOPE, entities={})])
+
+
 def test_a_broken_label_set_names_every_fault(tmp_path: Path) -> None:
     (tmp_path / "labels.toml").write_text('name = "Not A Slug"\n[intents]\na = ""\nb = ""\n')
     with pytest.raises(UsageError, match=r"labels\.toml: name: .*; entities: "):
