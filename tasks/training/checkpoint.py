@@ -1,7 +1,6 @@
 """A checkpoint is one safetensors file: trained weights, optimizer moments, random state and where the run stood."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,15 +11,12 @@ from torch import Tensor, nn
 from registry.artifacts import atomic_file
 
 
-Optimizers = Sequence[torch.optim.Optimizer]
-
-
-def save_checkpoint(path: Path, model: nn.Module, optimizers: Optimizers, progress: dict[str, object]) -> None:
+def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, object]) -> None:
     """Write the state of a run after a whole optimizer step; ``progress`` is any JSON."""
     tensors: dict[str, Tensor] = {"random_state": torch.get_rng_state()}
     for name, parameter in _trained(model).items():
         tensors[f"weight.{name}"] = parameter.detach()
-        for key, value in _state(optimizers, parameter).items():
+        for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = value
     with atomic_file(path) as temporary:
         save_file(
@@ -30,7 +26,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizers: Optimizers, progre
         )
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizers: Optimizers) -> dict[str, object] | None:
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, object] | None:
     """Restore what :func:`save_checkpoint` wrote and return its ``progress``; None where there is no checkpoint."""
     if not path.exists():
         return None
@@ -42,17 +38,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizers: Optimizers) -> dic
                 trained[name].copy_(file.get_tensor(key))
             elif kind == "optimizer":
                 entry, _, name = name.partition(".")
-                _state(optimizers, trained[name])[entry] = file.get_tensor(key).to(trained[name].device)
+                optimizer.state[trained[name]][entry] = file.get_tensor(key).to(trained[name].device)
         torch.set_rng_state(file.get_tensor("random_state"))
         return json.loads(file.metadata()["progress"])
-
-
-def _state(optimizers: Optimizers, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """The state of ``parameter`` in the optimizer that steps it."""
-    for optimizer in optimizers:
-        if any(parameter is own for group in optimizer.param_groups for own in group["params"]):
-            return optimizer.state[parameter]
-    raise KeyError("the parameter belongs to no optimizer")
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -17,11 +17,11 @@ from registry.errors import GemmillError
 from tasks.training.checkpoint import load_checkpoint, save_checkpoint
 from tasks.training.examples import Batch, Example, epoch_batches
 from tasks.training.objective import Objective
-from tasks.training.optimizer import build_optimizers
 from tasks.training.progress import Progress
 from tasks.training.recipe import TrainingRecipe
 
 logger = logging.getLogger(__name__)
+_BETAS = (0.9, 0.99)  # runs of a few hundred steps are over before a decay of 0.999 has warmed up
 
 MetricSink = Callable[[str, float, int], None]  # name, value, optimizer step
 
@@ -85,20 +85,23 @@ def train(
     """
     torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     accelerator = Accelerator(mixed_precision="no")  # its precision is one for the process; a recipe has its own
-    optimizers = build_optimizers(objective, recipe)
-    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
-    objective, *optimizers = accelerator.prepare(objective, *optimizers)
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=_BETAS, fused=True
+    )
+    objective, optimizer = accelerator.prepare(objective, optimizer)
     per_epoch = math.ceil(math.ceil(data.rows / recipe.batch_size) / recipe.accumulation)
     total = min(per_epoch * recipe.epochs, recipe.max_steps or per_epoch * recipe.epochs)
-    state = _State.model_validate(load_checkpoint(checkpoint, objective, optimizers) or {})
+    state = _State.model_validate(load_checkpoint(checkpoint, objective, optimizer) or {})
     if state.step:
         logger.info("%s goes on from step %d of %d", title, state.step, total)
     started = time.monotonic() - state.seconds
 
     with Progress(title, total, done=state.step) as progress:
         for micro_batches in islice(_steps(data, recipe), state.step, total):
-            _set_rates(optimizers, rates, learning_rate_factor(state.step, total, recipe.warmup_ratio))
-            loss = _optimizer_step(accelerator, objective, optimizers, micro_batches, recipe, state.step)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * learning_rate_factor(state.step, total, recipe.warmup_ratio)
+            loss = _optimizer_step(accelerator, objective, optimizer, micro_batches, recipe, state.step)
             state.step += 1
             state.tokens += sum(int(batch.attention_mask.sum()) for batch in micro_batches)
             state.seconds = time.monotonic() - started
@@ -109,15 +112,9 @@ def train(
                 state.validation_loss.append(_mean_loss(accelerator, objective, data, recipe))
                 on_metric("validation_loss", state.validation_loss[-1], state.step)
             if state.step % recipe.checkpoint_steps == 0 and state.step < total:
-                save_checkpoint(checkpoint, objective, optimizers, state.model_dump())
+                save_checkpoint(checkpoint, objective, optimizer, state.model_dump())
             progress.advance(loss)
     return History(**state.model_dump(exclude={"step"}), steps=state.step)
-
-
-def _set_rates(optimizers: Sequence[torch.optim.Optimizer], rates: Sequence[float], factor: float) -> None:
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    for group, rate in zip(groups, rates, strict=True):
-        group["lr"] = rate * factor
 
 
 def _steps(data: TrainingData, recipe: TrainingRecipe) -> Iterator[tuple[Batch, ...]]:
@@ -133,7 +130,7 @@ def _steps(data: TrainingData, recipe: TrainingRecipe) -> Iterator[tuple[Batch, 
 def _optimizer_step(
     accelerator: Accelerator,
     objective: torch.nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer,
     micro_batches: Sequence[Batch],
     recipe: TrainingRecipe,
     step: int,
@@ -150,9 +147,8 @@ def _optimizer_step(
     if not math.isfinite(total):
         raise GemmillError(f"the training loss is {total} at step {step}; lower learning_rate or max_grad_norm.")
     accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     return total / tokens
 
 

@@ -28,7 +28,6 @@ class TrainingRecipe(_Frozen):
     precision: Literal["fp32", "bf16"] = Field(description="of the arithmetic; bf16 is autocast over the weights")
     epochs: int = Field(ge=1)
     max_steps: int | None = Field(ge=1, default=None, description="end after so many optimizer steps at the latest")
-    optimizer: Literal["adamw", "muon"]
     learning_rate: float = Field(gt=0)
     warmup_ratio: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
