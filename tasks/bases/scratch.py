@@ -56,12 +56,10 @@ def _config(spec: ScratchBase) -> Gemma3TextConfig:
 
 def _train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json of a vocabulary trained on ``texts``."""
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    config = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": [1, 5], "bos_token_id": 2}
+    with tempfile.TemporaryDirectory() as scratch:
         _train_sentencepiece(texts, vocab_size, Path(scratch) / "tokenizer")
-        config = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": [1, 5], "bos_token_id": 2}
-        Path(scratch, "tokenizer.model").rename(folder / "tokenizer.model")
-        vocabulary = load_vocabulary(folder, config)
-    (folder / "tokenizer.model").unlink()
+        vocabulary = load_vocabulary(Path(scratch), config)
     write_text(folder / "tokenizer.json", json.dumps(tokenizer_json(vocabulary), ensure_ascii=False))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
