@@ -85,9 +85,7 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
         with _folder(path) as checkpoint:
             yield checkpoint
     else:
-        raise UsageError(
-            f"{path} is no model: give a .gguf file, or a folder with config.json or adapter_config.json."
-        )
+        raise UsageError(f"{path} is no model: give a .gguf file, or a folder with config.json or adapter_config.json.")
 
 
 def _from_gguf(file: GgufFile) -> Checkpoint:
@@ -132,9 +130,7 @@ def _adapter(path: Path) -> Iterator[Checkpoint]:
         return
     unmerged = [key for key in _UNMERGED if config.get(key)]
     if unmerged:
-        raise UsageError(
-            f"{path} uses {unmerged[0]}, which only peft can merge; merge it into its base first."
-        )
+        raise UsageError(f"{path} uses {unmerged[0]}, which only peft can merge; merge it into its base first.")
     with _folder(base_path) as base:
         merged = tuple(_merged(tensor, own, config) for tensor in base.tensors)
         if own:
@@ -149,20 +145,13 @@ def _adapter_tensors(path: Path) -> dict[str, np.ndarray]:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"{path} is not a sound safetensors file: {error}. Save the adapter again."
-        ) from error
-    return {
-        plain_name(name.removeprefix(_ADAPTER_PREFIX)): tensor.float().numpy()
-        for name, tensor in tensors.items()
-    }
+        raise UsageError(f"{path} is not a sound safetensors file: {error}. Save the adapter again.") from error
+    return {plain_name(name.removeprefix(_ADAPTER_PREFIX)): tensor.float().numpy() for name, tensor in tensors.items()}
 
 
 def _in_memory(name: str, values: np.ndarray) -> StoredTensor:
     rows = values.reshape(-1, values.shape[-1])
-    return StoredTensor(
-        name=name, shape=values.shape, dtype="adapter", rows=lambda start, stop: rows[start:stop]
-    )
+    return StoredTensor(name=name, shape=values.shape, dtype="adapter", rows=lambda start, stop: rows[start:stop])
 
 
 def _merged(tensor: StoredTensor, own: dict[str, np.ndarray], config: dict[str, Any]) -> StoredTensor:

@@ -75,9 +75,7 @@ class OutlierComparison(BaseModel):
     def within(self, ratio_max: float) -> bool:
         """``passed``, judged by another limit than the one of the labels."""
         worst = self.worst
-        return (
-            not self.nonfinite and worst is not None and worst.ratio is not None and worst.ratio <= ratio_max
-        )
+        return not self.nonfinite and worst is not None and worst.ratio is not None and worst.ratio <= ratio_max
 
     @property
     def largest(self) -> NormChange | None:
@@ -115,9 +113,7 @@ def compare_outliers(
         candidate=candidate.model,
         baseline=baseline.model,
         ratio_max=ratio_max,
-        norms=tuple(
-            _change(name, ours.get(name), theirs.get(name), ratio_max) for name in {**ours, **theirs}
-        ),
+        norms=tuple(_change(name, ours.get(name), theirs.get(name), ratio_max) for name in {**ours, **theirs}),
         nonfinite=tuple(tensor.name for tensor in candidate.tensors if tensor.nonfinite),
     )
 

@@ -22,9 +22,7 @@ _GGUF_BLOCK = {
     "ffn_down": "mlp.down_proj",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-_SANDWICH_NORMS = frozenset(
-    {"gemma2", "gemma3"}
-)  # a norm before and one after each of the two halves of a block
+_SANDWICH_NORMS = frozenset({"gemma2", "gemma3"})  # a norm before and one after each of the two halves of a block
 _GGUF_TENSOR = re.compile(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)")
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.(.+)\.\w+$")
 _NORM = re.compile(r"(?:norm|ln_\d|ln_f)\.weight$")

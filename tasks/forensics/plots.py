@@ -110,9 +110,7 @@ def gain_scatter(
     return figure
 
 
-def _gain_pairs(
-    candidate: ModelStatistics, baseline: ModelStatistics
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _gain_pairs(candidate: ModelStatistics, baseline: ModelStatistics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """By channel: magnitude in the baseline, magnitude in the candidate, median of the baseline's norm."""
     theirs = {norm.name: norm.gains for norm in baseline.norms if norm.gains}
     columns: list[np.ndarray] = [np.zeros((0, 3))]
@@ -141,9 +139,7 @@ def _heat_map(cells: Mapping[tuple[str, int | None], float], *, title: str, note
     image = axes.imshow(values, cmap=_HEAT, norm=norm, aspect="auto")
     _annotate(axes, values, norm)
     axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
-    axes.set_yticks(
-        range(len(parts)), [part.removeprefix("self_attn.").removeprefix("mlp.") for part in parts]
-    )
+    axes.set_yticks(range(len(parts)), [part.removeprefix("self_attn.").removeprefix("mlp.") for part in parts])
     axes.set_xlabel("layer", **_STYLE)
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, pad=0.012, fraction=0.025)
@@ -167,9 +163,7 @@ def _annotate(axes: Axes, values: np.ma.MaskedArray, norm: LogNorm) -> None:
     axes.grid(which="minor", color="white", linewidth=1.6)
     axes.tick_params(which="minor", length=0)
     row, column = np.unravel_index(int(values.argmax()), values.shape)
-    axes.add_patch(
-        Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=_INK, linewidth=1.6, zorder=3)
-    )
+    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=_INK, linewidth=1.6, zorder=3))
 
 
 def _figure(width: float, height: float, *, title: str, note: str = "") -> tuple[Figure, Axes]:

@@ -81,9 +81,7 @@ def repair_norms(model_dir: Path, out_dir: Path) -> RepairReport:
             )
         before = _bounds(checkpoint)
     if not math.isfinite(before.residual_stream):
-        raise UsageError(
-            f"{model_dir} holds NaN or infinity in its norms or embedding; there is nothing to save."
-        )
+        raise UsageError(f"{model_dir} holds NaN or infinity in its norms or embedding; there is nothing to save.")
     config = read_json(model_dir / "config.json")
     tied = bool(config.get("tie_word_embeddings", True))
     scale = 2.0 ** min(0, math.floor(math.log2(_FLOAT16_MAX / max(before.residual_stream, 1.0))))

@@ -28,9 +28,7 @@ def write_report(
     ratio_max: float = RATIO_MAX,
 ) -> None:
     """Write the report of ``candidate`` beside ``baselines`` by name, such as base and champion, or none."""
-    comparisons = {
-        name: compare_outliers(candidate, model, ratio_max=ratio_max) for name, model in baselines.items()
-    }
+    comparisons = {name: compare_outliers(candidate, model, ratio_max=ratio_max) for name, model in baselines.items()}
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -38,9 +36,7 @@ def write_report(
         candidate=candidate,
         baselines=baselines,
         comparisons=comparisons,
-        changes={
-            name: {norm.tensor: norm for norm in comparison.norms} for name, comparison in comparisons.items()
-        },
+        changes={name: {norm.tensor: norm for norm in comparison.norms} for name, comparison in comparisons.items()},
         ratio_max=ratio_max,
         pooled=_pooled_gains(candidate),
         nonfinite=[tensor.name for tensor in candidate.tensors if tensor.nonfinite],
@@ -62,9 +58,7 @@ def _pooled_gains(statistics: ModelStatistics) -> dict[str, float]:
     }
 
 
-def _figures(
-    candidate: ModelStatistics, baselines: Mapping[str, ModelStatistics], ratio_max: float
-) -> dict[str, str]:
+def _figures(candidate: ModelStatistics, baselines: Mapping[str, ModelStatistics], ratio_max: float) -> dict[str, str]:
     drawn = {
         "gains": plots.gain_heat_map(candidate),
         "weights": plots.weight_heat_map(candidate),

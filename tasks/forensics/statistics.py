@@ -82,9 +82,7 @@ class ModelStatistics(BaseModel):
     @property
     def weights(self) -> tuple[TensorStatistics, ...]:
         """Everything that is not a norm or a bias."""
-        return tuple(
-            tensor for tensor in self.tensors if tensor.kind in (TensorKind.LINEAR, TensorKind.EMBEDDING)
-        )
+        return tuple(tensor for tensor in self.tensors if tensor.kind in (TensorKind.LINEAR, TensorKind.EMBEDDING))
 
     def to_json(self) -> str:
         """JSON with one tensor a line, so that it can be read and compared by eye."""
@@ -98,9 +96,7 @@ def read_statistics(path: Path) -> ModelStatistics:
     try:
         return ModelStatistics.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} holds no tensor statistics; write them with gemmill inspect --json."
-        ) from error
+        raise UsageError(f"{path} holds no tensor statistics; write them with gemmill inspect --json.") from error
 
 
 def tensor_statistics(model: Path) -> ModelStatistics:

@@ -30,9 +30,7 @@ def norm_table(statistics: ModelStatistics) -> Table:
 
 def weight_table(statistics: ModelStatistics) -> Table:
     """The weight matrices with the largest entries, in robust standard deviations of their own."""
-    table = _table(
-        f"weights that reach furthest beyond their typical entry, {_TOP} of {len(statistics.weights)}"
-    )
+    table = _table(f"weights that reach furthest beyond their typical entry, {_TOP} of {len(statistics.weights)}")
     for column in ("type", "max |w|", "p99.9 |w|", "mean |w|", "std", "outliers", "of"):
         table.add_column(column, justify="right")
     for tensor in furthest(statistics)[:_TOP]:

@@ -63,9 +63,7 @@ class Verdict(BaseModel):
         named = "; ".join(f"{gate.name}: {gate.reason}" for gate in self.failed[:_NAMED_FAILURES])
         more = len(self.failed) - _NAMED_FAILURES
         rest = f"; and {more} more, see the gate report" if more > 0 else ""
-        raise GateBlocked(
-            f"{len(self.failed)} of {len(self.gates)} gates block the candidate. {named}{rest}."
-        )
+        raise GateBlocked(f"{len(self.failed)} of {len(self.gates)} gates block the candidate. {named}{rest}.")
 
 
 def judge(
@@ -92,9 +90,7 @@ def judge(
         ]
     gates.append(_outlier_gate("base", "base", outliers_vs_base, thresholds.norm_outlier_ratio_max))
     if champion is not None:
-        gates.append(
-            _outlier_gate("champion", title, outliers_vs_champion, thresholds.norm_outlier_ratio_max)
-        )
+        gates.append(_outlier_gate("champion", title, outliers_vs_champion, thresholds.norm_outlier_ratio_max))
     gates += [_check_gate(name, checks.get(name)) for name in dict.fromkeys((*REQUIRED_CHECKS, *checks))]
     return Verdict(passed=all(gate.passed for gate in gates), gates=tuple(gates))
 
@@ -116,9 +112,7 @@ def _floor_gate(name: str, measured: float | None, floor: float) -> Gate:
     return Gate(name=name, passed=passed, value=value, threshold=floor, compared_with="floor", reason=reason)
 
 
-def _champion_gate(
-    name: str, measured: float | None, theirs: float | None, title: str, max_drop: float
-) -> Gate:
+def _champion_gate(name: str, measured: float | None, theirs: float | None, title: str, max_drop: float) -> Gate:
     value, baseline = _share(measured), _share(theirs)
     limit = None if baseline is None else max(0.0, baseline - max_drop)
     passed = value is not None and limit is not None and value >= limit - _ROUNDING
@@ -159,6 +153,4 @@ def _outlier_gate(against: str, title: str, comparison: OutlierComparison | None
 
 def _check_gate(name: str, made: bool | None) -> Gate:
     reason = {True: "yes", False: "no", None: "not checked"}[made]
-    return Gate(
-        name=name, passed=made is True, value=made, threshold=True, compared_with="required", reason=reason
-    )
+    return Gate(name=name, passed=made is True, value=made, threshold=True, compared_with="required", reason=reason)

@@ -32,8 +32,4 @@ class Thresholds(BaseModel):
 
     def floors(self) -> dict[str, float]:
         """Metric name -> absolute floor."""
-        return {
-            name.removesuffix("_min"): value
-            for name, value in self.model_dump().items()
-            if name.endswith("_min")
-        }
+        return {name.removesuffix("_min"): value for name, value in self.model_dump().items() if name.endswith("_min")}

@@ -39,9 +39,7 @@ def model_of(gains: dict[str, list[float]], nonfinite: tuple[str, ...] = ()) -> 
         )
         for name, values in gains.items()
     ]
-    return ModelStatistics(
-        model="m", format="gguf", architecture="gemma3", parameters=1, tensors=tuple(tensors)
-    )
+    return ModelStatistics(model="m", format="gguf", architecture="gemma3", parameters=1, tensors=tuple(tensors))
 
 
 def change(candidate: list[float], baseline: list[float]):
@@ -177,9 +175,7 @@ def base_gguf(tmp_path_factory):
 @pytest.mark.weights
 def test_the_real_base_has_its_outliers_and_passes_until_one_gain_is_multiplied_by_ten(base_gguf):
     base = tensor_statistics(base_gguf)
-    maxima = {
-        tensor.layer: tensor.max_abs for tensor in base.norms if tensor.part == "post_feedforward_layernorm"
-    }
+    maxima = {tensor.layer: tensor.max_abs for tensor in base.norms if tensor.part == "post_feedforward_layernorm"}
     assert (maxima[15], maxima[16], maxima[17]) == (1192.0, 1656.0, 1648.0)
     assert compare_outliers(base, base).passed
 

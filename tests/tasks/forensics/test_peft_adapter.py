@@ -38,9 +38,7 @@ def test_an_adapter_of_peft_is_measured_as_merge_and_unload_gives_it(tmp_path, u
                 weights.normal_()
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
 
-    loaded = PeftModel.from_pretrained(
-        Gemma3ForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
-    )
+    loaded = PeftModel.from_pretrained(Gemma3ForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
     merged = loaded.merge_and_unload().state_dict()
     measured = {tensor.name: tensor for tensor in tensor_statistics(tmp_path / "adapter").tensors}
     assert measured.keys() == merged.keys()

@@ -149,9 +149,7 @@ def test_the_statistics_see_the_smaller_gains(exploding, tmp_path):
 
 
 def test_another_architecture_is_refused_and_nothing_is_written(write_folder, weights, tmp_path):
-    with pytest.raises(
-        UsageError, match="holds llama as safetensors; only a safetensors folder of gemma3_text"
-    ):
+    with pytest.raises(UsageError, match="holds llama as safetensors; only a safetensors folder of gemma3_text"):
         repair_norms(write_folder(weights, model_type="llama"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -187,8 +185,6 @@ def test_the_real_base_overflows_float16_and_computes_the_same_within_it_afterwa
     before = run(tmp_path / "base", torch.float32)
     assert max(state.abs().max() for state in before.hidden_states[:-1]) > 65_504
     assert not run(tmp_path / "base", torch.float16).logits.isfinite().all()
-    torch.testing.assert_close(
-        run(tmp_path / "out", torch.float32).logits, before.logits, rtol=1e-4, atol=2e-3
-    )
+    torch.testing.assert_close(run(tmp_path / "out", torch.float32).logits, before.logits, rtol=1e-4, atol=2e-3)
     half = run(tmp_path / "out", torch.float16).logits.float()
     torch.testing.assert_close(half, before.logits, rtol=0.02, atol=1.0)

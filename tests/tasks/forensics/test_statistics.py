@@ -267,9 +267,7 @@ def test_a_folder_without_weights_is_refused_in_a_sentence(folder):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
-@pytest.mark.parametrize(
-    "damage", [b"", b"{", b"\xff" * 64, b"[1, 2]"], ids=["empty", "brace", "junk", "list"]
-)
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff" * 64, b"[1, 2]"], ids=["empty", "brace", "junk", "list"])
 def test_a_damaged_folder_is_refused_in_a_sentence(folder, file, damage):
     (folder / file).write_bytes(damage)
     assert file in one_sentence_error(folder)

@@ -191,17 +191,11 @@ def test_the_error_counts_what_it_does_not_name():
 @settings(deadline=None)
 @given(
     candidate=st.dictionaries(st.sampled_from(METRICS), st.one_of(st.none(), st.floats())),
-    champion=st.one_of(
-        st.none(), st.dictionaries(st.sampled_from(METRICS), st.one_of(st.none(), st.floats()))
-    ),
+    champion=st.one_of(st.none(), st.dictionaries(st.sampled_from(METRICS), st.one_of(st.none(), st.floats()))),
     checks=st.dictionaries(st.sampled_from(["prompt_parity", "gguf_verification", "other"]), st.booleans()),
 )
-def test_whatever_was_measured_there_is_a_verdict_and_it_passes_only_on_complete_numbers(
-    candidate, champion, checks
-):
-    outcome = verdict(
-        candidate=candidate, champion=champion, checks=checks, outliers_vs_champion=comparison()
-    )
+def test_whatever_was_measured_there_is_a_verdict_and_it_passes_only_on_complete_numbers(candidate, champion, checks):
+    outcome = verdict(candidate=candidate, champion=champion, checks=checks, outliers_vs_champion=comparison())
     assert Verdict.model_validate_json(outcome.model_dump_json()) == outcome
     if outcome.passed:
         assert all(candidate[name] >= floor for name, floor in THRESHOLDS.floors().items())
