@@ -25,7 +25,7 @@ SummaryOption = Annotated[Path | None, typer.Option(help="Write the result as JS
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the report as a page to this file.")]
 LabelsOption = Annotated[Path | None, typer.Option(help="Label set (TOML); else labels.toml beside the data.")]
-DataOption = Annotated[Path, typer.Option("--data", help="Labelled records: a .jsonl file, or a folder with test.jsonl.")]
+DataOption = Annotated[Path, typer.Option("--data", help="Labelled records: .jsonl, or a folder with test.jsonl.")]
 InstructionOption = Annotated[str, typer.Option(help="Text before each command; a package brings its own.")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
 
@@ -125,7 +125,7 @@ def inspect(
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
 ) -> None:
-    """Show the statistics of every norm and weight, and which norm gains outgrew the baseline's."""
+    """Show every norm and weight, and which norm gains outgrew the baseline's."""
     from flows.console import console
     from registry.artifacts import write_text
     from tasks.bases.resolve import model_path
@@ -162,8 +162,8 @@ def repair_norms(
     if json_path:
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
     console.print(
-        f"{out}: residual stream scaled by {report.scale:.6g}; no activation exceeds {report.after.residual_stream:.4g} "
-        f"where it could reach {report.before.residual_stream:.4g}"
+        f"{out}: residual stream scaled by {report.scale:.6g}; no activation exceeds "
+        f"{report.after.residual_stream:.4g} where it could reach {report.before.residual_stream:.4g}"
     )
 
 
@@ -207,7 +207,7 @@ def import_(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="HF or adapter folder, .gguf, ollama:NAME, models:/NAME@ALIAS, http://HOST.")],
+    model: Annotated[str, typer.Argument(help="Folder, .gguf, ollama:NAME, models:/NAME@ALIAS, http://HOST")],
     data: DataOption,
     labels: LabelsOption = None,
     instruction: InstructionOption = "",
@@ -320,8 +320,8 @@ def _quant_type(name: str) -> Any:
         return QuantType(name)
     except ValueError as error:
         raise UsageError(
-            f"there is no type {name!r}; take one of {', '.join(QuantType)}. K-quants need rows of 256, which Gemma 3's "
-            "270M and 1B do not have."
+            f"there is no type {name!r}; take one of {', '.join(QuantType)}. K-quants need rows of 256, which Gemma "
+            "3's 270M and 1B do not have."
         ) from error
 
 

@@ -16,8 +16,8 @@ from registry.artifacts import Artifact
 from tasks.gates.judge import Verdict
 
 if TYPE_CHECKING:
-    from tasks.gguf_export.writer import ExportPlan
     from flows.deploy import DeployReport
+    from tasks.gguf_export.writer import ExportPlan
 
 _PLAIN_WIDTH = 130  # of output that goes to a file or another program
 

@@ -218,7 +218,7 @@ def publish(
             "origin": {"snapshot_sha256": snapshot.sha256},
         },
     )
-    run.log_metrics({name: value for name, value in measured.metrics["gguf"].metrics.model_dump().items()})
+    run.log_metrics(measured.metrics["gguf"].metrics.model_dump())
     version = register_version(
         run.run_id,
         package,

@@ -91,15 +91,15 @@ def load_profile(name_or_path: str) -> Profile:
     path = Path(name_or_path) if name_or_path.endswith(".toml") else PROFILES_FOLDER / f"{name_or_path}.toml"
     if not path.is_file():
         raise UsageError(
-            f"there is no profile {name_or_path!r}; take one of {', '.join(shipped_profiles())} or a path to a .toml file."
+            f"there is no profile {name_or_path!r}; take {', '.join(shipped_profiles())} or the path of a .toml file."
         )
     try:
         return Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"profile {path} is not TOML: {error}.") from error
     except ValidationError as error:
-        faults = "; ".join(f"{_place(item['loc'])}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors())
-        raise UsageError(f"profile {path.name}: {faults}.") from error
+        faults = [f"{_place(item['loc'])}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()]
+        raise UsageError(f"profile {path.name}: {'; '.join(faults)}.") from error
 
 
 def _place(location: tuple[int | str, ...]) -> str:

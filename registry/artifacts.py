@@ -1,6 +1,6 @@
 """An artifact is a path with its digest; this is what travels between steps.
 
-Files are written under a temporary name, flushed to disk and renamed, so a path either holds the whole thing or nothing.
+Files are written under a temporary name, flushed to disk and renamed, so a path holds the whole thing or nothing.
 """
 
 import hashlib
@@ -46,8 +46,8 @@ class Artifact(BaseModel):
         found = Artifact.of(self.kind, self.path).sha256
         if found != self.sha256:
             raise UsageError(
-                f"{self.path} has SHA-256 {found[:12]}… where {self.sha256[:12]}… was recorded; it changed after it was "
-                "made. Delete it and run the step again."
+                f"{self.path} has SHA-256 {found[:12]}… where {self.sha256[:12]}… was recorded; it changed "
+                "after it was made.  Delete it and run the step again."
             )
         return self.path
 
@@ -99,7 +99,7 @@ def file_sha256(path: Path) -> str:
 
 
 def code_digest(*packages: str) -> str:
-    """SHA-256 over the Python sources of top-level folders such as ``tasks/quant``, part of the key of a cached step."""
+    """SHA-256 over the Python sources of folders such as ``tasks/quant``, part of the key of a cached step."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for package in sorted(packages):
@@ -136,7 +136,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success it takes the place of ``path``, on an error it is removed."""
+    """Yield a temporary folder beside ``path``; on success it takes its place, on an error it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

@@ -1,4 +1,4 @@
-"""Weight forensics: every tensor of base, teacher, student, shipped file and champion, and what training made of the norms."""
+"""Weight forensics: every tensor of base, teacher, student, file and champion, and what training made of the norms."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -2,9 +2,9 @@
 
     loss = alpha_ce * CE(labels, student) + alpha_kd * T^2 * KL(softmax(teacher / T) || softmax(student / T))
 
-(Hinton et al. 2015, arXiv:1503.02531). :func:`kd_loss` is the formula on whole logits. :func:`chunked_kd_loss` gives the
-same value and gradients from hidden states, a few positions at a time: at 262,144 tokens the logits of one batch would
-take gigabytes.
+(Hinton et al. 2015, arXiv:1503.02531). :func:`kd_loss` is the formula on whole logits. :func:`chunked_kd_loss` gives
+the same value and gradients from hidden states, a few positions at a time: at 262,144 tokens the logits of one batch
+would take gigabytes.
 """
 
 from typing import Any, NamedTuple
@@ -65,7 +65,7 @@ def chunked_kd_loss(
     alpha_kd: float = 0.0,
     alpha_ce: float = 1.0,
 ) -> Tensor:
-    """:func:`kd_loss` summed over all N positions, without ever holding all logits; plain cross-entropy without a teacher.
+    """:func:`kd_loss` summed over all N positions, never holding all logits; plain cross-entropy without a teacher.
 
     The matrix products run in the type of each head's weight. Gradients reach ``student.hidden`` and, where it asks for
     one, ``student.weight``; nothing flows to the teacher.
@@ -99,7 +99,7 @@ def _chunk_loss_and_gradient(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Computes the gradients in the forward pass, while a chunk's logits are there, and only scales them in backward."""
+    """Computes gradients in the forward pass, while a chunk's logits are there, and only scales them in backward."""
 
     @staticmethod
     def forward(

@@ -1,8 +1,8 @@
 """Quantise and dequantise in one differentiable step, equal to the bytes that gguf-py writes.
 
-Every codec follows ``quantize_row_*_ref`` of ggml-quants.c in float32: scale and minimum are rounded to fp16 as the file
-stores them, the codes are computed with the scale before that rounding. The gradient passes straight through (Bengio et
-al. 2013, arXiv:1308.3432).
+Every codec follows ``quantize_row_*_ref`` of ggml-quants.c in float32: scale and minimum are rounded to fp16 as the
+file stores them, the codes are computed with the scale before that rounding. The gradient passes straight through
+(Bengio et al. 2013, arXiv:1308.3432).
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Other values in the same sentences, so that a model learns to copy an entity and not to remember it.
 
-Each entity value may give way to another value of its type from the training records, and the digits of the whole record
-are renamed by one permutation, in the command and in the answer alike. Intents and sentences stay as they are.
+Each entity value may give way to another value of its type from the training records, and the digits of the whole
+record are renamed by one permutation, in the command and in the answer alike. Intents and sentences stay as they are.
 """
 
 import random

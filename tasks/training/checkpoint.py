@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from registry.artifacts import atomic_file
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, object]) -> None:
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, object]
+) -> None:
     """Write the state of a run after a whole optimizer step; ``progress`` is any JSON."""
     tensors: dict[str, Tensor] = {"random_state": torch.get_rng_state()}
     for name, parameter in _trained(model).items():

@@ -38,15 +38,15 @@ class Batch(NamedTuple):
 def build_examples(
     records: Sequence[Record], tokenizer: Tokenizer, prompt: Prompt, labels: LabelSet, *, max_tokens: int
 ) -> list[Example]:
-    """Tokenise every record. Raises UsageError for one longer than ``max_tokens``: cutting an answer teaches broken JSON."""
+    """Tokenise every record. Raises UsageError for one that is too long: cutting an answer teaches broken JSON."""
     examples = []
     for record in records:
         question = encode_prompt(tokenizer, prompt, record.command)
         ids = question + encode_answer(tokenizer, answer_text(record.response, labels))
         if len(ids) > max_tokens:
             raise UsageError(
-                f"the record {record.command[:60]!r} has {len(ids)} tokens, max_tokens is {max_tokens}; raise it in the "
-                "profile or shorten the record."
+                f"the record {record.command[:60]!r} has {len(ids)} tokens, max_tokens is {max_tokens}; raise it in "
+                "the profile or shorten the record."
             )
         examples.append(Example(tuple(ids), len(question)))
     return examples

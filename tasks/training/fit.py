@@ -102,5 +102,6 @@ def _require_same_vocabulary(student: transformers.PreTrainedModel, teacher: tra
     sizes = student.config.vocab_size, teacher.config.vocab_size
     if sizes[0] != sizes[1]:
         raise UsageError(
-            f"student and teacher need one vocabulary, they have {sizes[0]} and {sizes[1]} tokens; take bases of one family."
+            f"student and teacher need one vocabulary, they have {sizes[0]} and {sizes[1]} tokens; take bases "
+            "of one family."
         )

@@ -78,7 +78,7 @@ def train(
 ) -> History:
     """Train the objective's model in place.
 
-    A run that was cut short goes on from ``checkpoint``; the file is left for the caller to remove once the result is safe.
+    A run that was cut short goes on from ``checkpoint``, which the caller removes once the result is safe.
 
     Raises:
         GemmillError: the loss is not finite; the message names the step.

@@ -30,7 +30,7 @@ def load_model(folder: Path, *, bits: int) -> PreTrainedModel:
         arguments["dtype"] = torch.bfloat16
     config = AutoConfig.from_pretrained(folder)
     if getattr(config, "final_logit_softcapping", None):
-        raise UsageError(f"{folder} soft-caps its logits, which the distillation loss does not model; use a Gemma 3 model.")
+        raise UsageError(f"{folder} soft-caps its logits, which the training loss does not model; use a Gemma 3 model.")
     return AutoModelForCausalLM.from_pretrained(folder, config=config, **arguments)
 
 

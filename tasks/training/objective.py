@@ -53,7 +53,7 @@ class Objective(nn.Module):
         self._mix = {"temperature": temperature, "alpha_kd": alpha_kd, "alpha_ce": alpha_ce}
 
     def forward(self, batch: Batch) -> Tensor:
-        """The mixed loss in training, plain cross-entropy in evaluation mode, so that validation compares across recipes."""
+        """The mixed loss in training, plain cross-entropy in evaluation mode, which compares across recipes."""
         labels = batch.labels[batch.labels != IGNORE_INDEX]
         with quantised_once():
             student = self._student_head(batch)

@@ -23,7 +23,8 @@ def plot_losses(history: History, out: Path, *, title: str) -> Path:
     )
     axes.plot(steps, history.train_loss, color="#9ecae1", linewidth=0.7, label="training")
     axes.plot(steps, _moving_average(history.train_loss), color="#08519c", label="training, moving average")
-    axes.plot(history.validation_steps, history.validation_loss, color="#d94801", marker="o", label="validation, cross-entropy")
+    steps, losses = history.validation_steps, history.validation_loss
+    axes.plot(steps, losses, color="#d94801", marker="o", label="validation, cross-entropy")
     axes.grid(alpha=0.3)
     axes.legend()
     with atomic_file(out) as temporary:

@@ -100,7 +100,7 @@ def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(first: dic
     assert set(again["reused"]) == set(again["seconds"])
 
 
-def test_a_blocked_candidate_is_registered_without_the_alias_and_exits_with_3(first: dict, home: Path, data: Path) -> None:
+def test_a_blocked_candidate_gets_a_version_without_alias_and_exits_with_3(first: dict, home: Path, data: Path) -> None:
     result = _gemmill(
         home, "retrain", "--profile", _profile(home, floor=1.0), "--data", data, "--summary", home / "blocked.json"
     )
