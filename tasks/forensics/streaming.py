@@ -116,4 +116,4 @@ def _order_statistics(chunks: Iterator[np.ndarray], upper: np.ndarray, ranks: li
 
 
 def _count_above(chunks: Iterator[np.ndarray], limit: float) -> int:
-    return sum(int(((np.abs(chunk) > limit) & np.isfinite(chunk)).sum()) for chunk in chunks)
+    return sum(int((np.abs(_finite(chunk)) > limit).sum()) for chunk in chunks)
