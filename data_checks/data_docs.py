@@ -6,9 +6,11 @@ what they would fetch is replaced by one small style sheet and a plain index.
 
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+
+from data_checks.check_report import CheckedExpectation
 
 _FETCHED = re.compile(
     r"<script\b.*?</script>|<style\b.*?</style>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>|<button\b.*?</button>"
@@ -22,43 +24,42 @@ td, th { border: 1px solid #c8d0d8; padding: .3rem .6rem; text-align: left; vert
 .ge-section { border-top: 1px solid #c8d0d8; padding: .6rem 0; }
 .alert { font-size: 1.1rem; padding: .3rem 0; }
 .badge { background: #e6eaee; border-radius: .2rem; padding: 0 .3rem; }
-.d-none, .cooltip .top, .modal { display: none; }
+.sticky, .cooltip .top, .modal { display: none; }
+.navbar { height: auto !important; }
 ul { list-style: none; padding-left: 0; }
 .text-success { color: #1a7f37; } .text-danger { color: #b42318; }
 .fa-check-circle::before { content: "\\2714"; } .fa-times::before { content: "\\2718"; }
 """
 
 
-class Page(NamedTuple):
-    """What the index says of a suite."""
-
-    suite: str
-    passed: bool
-    checks: int
-
-
-def make_readable_offline(site: Path, pages: list[Page], title: str) -> None:
-    """Rewrite the pages below ``site`` so that they fetch nothing, and write their index."""
+def make_readable_offline(site: Path) -> None:
+    """Rewrite the pages below ``site`` so that they fetch nothing."""
     for path in site.rglob("*.html"):
         text = _FETCHED.sub("", path.read_text(encoding="utf-8"))
         path.write_text(text.replace("</head>", f"<style>{_STYLE}</style></head>", 1), encoding="utf-8")
     shutil.rmtree(site / "static", ignore_errors=True)
-    (site / "index.html").write_text(_index(site, pages, title), encoding="utf-8")
 
 
-def _index(site: Path, pages: list[Page], title: str) -> str:
+def write_index(site: Path, checks: Mapping[str, Sequence[CheckedExpectation]], title: str) -> None:
+    """Write index.html: every expectation with what was seen, each suite linked to its pages."""
     rows = "".join(
-        f"<tr><td>{_verdict(page.passed)}</td><td><a href='{escape(_validation_page(site, page.suite))}'>"
-        f"{escape(page.suite)}</a></td><td>{page.checks}</td>"
-        f"<td><a href='expectations/{escape(page.suite)}.html'>expectations</a></td></tr>"
-        for page in pages
+        f"<tr><td>{_verdict(check.passed)}</td><td>{_link(_validation_page(site, suite), suite)}</td>"
+        f"<td>{escape(check.name)}</td><td>{escape(check.expected)}</td><td>{escape(check.observed)}</td></tr>"
+        for suite, found in checks.items()
+        for check in found
     )
-    return (
+    suites = ", ".join(_link(f"expectations/{suite}.html", suite) for suite in checks)
+    head = "".join(f"<th>{name}</th>" for name in ("verdict", "table", "expectation", "expected", "observed"))
+    page = (
         f"<!DOCTYPE html><html><head><meta charset='UTF-8'><title>{escape(title)}</title>"
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        "<table><tr><th>verdict</th><th>table</th><th>expectations</th><th>suite</th></tr>"
-        f"{rows}</table></body></html>\n"
+        f"<table><tr>{head}</tr>{rows}</table><p>Expectation suites: {suites}</p></body></html>\n"
     )
+    (site / "index.html").write_text(page, encoding="utf-8")
+
+
+def _link(target: str, text: str) -> str:
+    return f"<a href='{escape(target)}'>{escape(text)}</a>"
 
 
 def _verdict(passed: bool) -> str:

@@ -3,60 +3,26 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import BaseModel, ConfigDict
-
+from data_checks.check_report import CheckedExpectation, CheckReport, SnapshotRefused
 from data_checks.contract import Problem, Record, load_label_set, read_jsonl
-from data_checks.data_docs import Page, make_readable_offline
+from data_checks.data_docs import make_readable_offline, write_index
 from data_checks.quarantine import LinesRefused
 from data_checks.suites import Limits, suites
 from data_checks.tables import snapshot_tables
 from registry.artifacts import atomic_directory
 from registry.audit_rows import SPLITS
-from registry.errors import DataRefused
 
 if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.core import ExpectationValidationResult
-    from great_expectations.data_context import AbstractDataContext
+    from great_expectations.data_context.data_context.abstract_data_context import AbstractDataContext
     from great_expectations.expectations.expectation import Expectation
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
 _SITE = "data_docs"
 _EXAMPLES = 3  # offending values named in a report
-
-
-class CheckedExpectation(BaseModel):
-    """One expectation, what it wants and what was seen."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    passed: bool
-    observed: str
-    expected: str
-
-
-class CheckReport(BaseModel):
-    """Every expectation of a snapshot; ``data_docs`` is the page to open."""
-
-    model_config = ConfigDict(frozen=True)
-
-    passed: bool
-    expectations: list[CheckedExpectation]
-    data_docs: Path
-
-
-class SnapshotRefused(DataRefused):
-    """A snapshot that breaks an expectation; ``report`` says which."""
-
-    def __init__(self, snapshot: Path, report: CheckReport) -> None:
-        failed = [check for check in report.expectations if not check.passed]
-        found = "; ".join(
-            f"{check.name} (wanted {check.expected}, found {check.observed})" for check in failed
-        )
-        super().__init__(f"{snapshot} is not fit for training: {found}. See {report.data_docs}.")
-        self.report = report
 
 
 def check_snapshot(snapshot: Path, docs: Path, limits: Limits | None = None) -> CheckReport:
@@ -69,15 +35,10 @@ def check_snapshot(snapshot: Path, docs: Path, limits: Limits | None = None) -> 
     trained = sorted({record.response.intent for record in records["train"]})
     with atomic_directory(docs) as folder:
         checks = _validate(snapshot_tables(records), suites(labels, trained, limits or Limits()), folder)
-        pages = [
-            Page(suite, all(check.passed for check in found), len(found)) for suite, found in checks.items()
-        ]
-        make_readable_offline(folder, pages, title=f"Snapshot {snapshot.name}")
-    report = CheckReport(
-        passed=all(page.passed for page in pages),
-        expectations=[check for found in checks.values() for check in found],
-        data_docs=docs / "index.html",
-    )
+        make_readable_offline(folder)
+        write_index(folder, checks, title=f"Snapshot {snapshot.name}")
+    found = [check for suite in checks.values() for check in suite]
+    report = CheckReport(passed=all(check.passed for check in found), expectations=found, data_docs=docs / "index.html")
     if not report.passed:
         raise SnapshotRefused(snapshot, report)
     return report
@@ -101,7 +62,7 @@ def _validate(
     """The verdict on each suite, with Great Expectations' pages about it in ``docs``."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when it is imported
     import great_expectations as gx
-    from great_expectations.checkpoint import UpdateDataDocsAction
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction
 
     context = _context(docs)
     assets = context.data_sources.add_pandas("snapshot")
@@ -109,9 +70,7 @@ def _validate(
     for name, expectations in expected.items():
         suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
         whole = assets.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-        definition = context.validation_definitions.add(
-            gx.ValidationDefinition(name=name, data=whole, suite=suite)
-        )
+        definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=whole, suite=suite))
         checkpoint = context.checkpoints.add(
             gx.Checkpoint(
                 name=name,
@@ -150,7 +109,7 @@ def _context(docs: Path) -> "AbstractDataContext":
 
 
 def _checked(result: "ExpectationValidationResult") -> CheckedExpectation:
-    told = result.expectation_config.meta
+    told = cast("ExpectationConfiguration", result.expectation_config).meta or {}
     return CheckedExpectation(
         name=told["name"],
         passed=bool(result.success),

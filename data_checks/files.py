@@ -35,9 +35,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             found = sorted(file for file in path.glob("*.jsonl") if not file.name.startswith("."))
             if not found:
-                raise UsageError(
-                    f"folder {path} holds no *.jsonl file; audit data is one JSON record per line."
-                )
+                raise UsageError(f"folder {path} holds no *.jsonl file; audit data is one JSON record per line.")
             files += found
         elif path.is_file():
             files.append(path)
@@ -67,9 +65,7 @@ def dataset_name(paths: Sequence[Path], labels: LabelSet | None) -> str:
         return labels.name
     names = {_slug(_title(path.absolute())) for path in paths}
     if len(names) > 1:
-        raise UsageError(
-            f"the paths would be datasets {', '.join(sorted(names))}; name the one with --dataset."
-        )
+        raise UsageError(f"the paths would be datasets {', '.join(sorted(names))}; name the one with --dataset.")
     return names.pop()
 
 

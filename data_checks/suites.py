@@ -18,15 +18,15 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    minimum_train: int = Field(100, ge=1)
-    minimum_validation: int = Field(10, ge=1)
-    minimum_test: int = Field(30, ge=1, description="with fewer rows a gate sees nothing but chance")
+    minimum_train: int = Field(default=100, ge=1)
+    minimum_validation: int = Field(default=10, ge=1)
+    minimum_test: int = Field(default=30, ge=1, description="with fewer rows a gate sees nothing but chance")
     minimum_out_of_scope: float = Field(
-        0.05, ge=0, le=1, description="share of train; a model that saw none never refuses"
+        default=0.05, ge=0, le=1, description="share of train; a model that saw none never refuses"
     )
-    maximum_out_of_scope: float = Field(0.8, ge=0, le=1, description="share of train")
+    maximum_out_of_scope: float = Field(default=0.8, ge=0, le=1, description="share of train")
     minimum_in_command: float = Field(
-        0.95, ge=0, le=1, description="share of entity values that stand in their command, letter case aside"
+        default=0.95, ge=0, le=1, description="share of entity values that stand in their command, letter case aside"
     )
 
 

@@ -57,8 +57,7 @@ def _command_rows(records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any
             splits[command].add(split)
             answers[command].add(normalised_answer(record.response.model_dump()))
     return [
-        {"command": command, "splits": len(splits[command]), "answers": len(answers[command])}
-        for command in splits
+        {"command": command, "splits": len(splits[command]), "answers": len(answers[command])} for command in splits
     ]
 
 

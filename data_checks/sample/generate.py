@@ -81,9 +81,7 @@ def _key(command: str) -> str:
     return command.lower().rstrip(".?!")
 
 
-def _in_scope(
-    grammar: dict[str, Any], split: str, rows: int, rng: random.Random, seen: set[str]
-) -> Iterator[Record]:
+def _in_scope(grammar: dict[str, Any], split: str, rows: int, rng: random.Random, seen: set[str]) -> Iterator[Record]:
     """``rows`` new commands, the intents in proportion to their shares and their phrasings in turn."""
     intents = grammar["intents"]
     total = sum(intent["share"] for intent in intents.values())

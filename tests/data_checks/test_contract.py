@@ -30,13 +30,9 @@ LABELS = LabelSet(
     intents={"report_issue": "a fault", "query_status": "a question", OUT_OF_SCOPE: "anything else"},
     entities={"asset_id": "plate", "issue": "fault", "date": "when"},
 )
-SOUND_LINE = (
-    '{"command": "SG-402 leaks", "response": {"intent": "report_issue", "entities": {"asset_id": "SG-402"}}}'
-)
+SOUND_LINE = '{"command": "SG-402 leaks", "response": {"intent": "report_issue", "entities": {"asset_id": "SG-402"}}}'
 
-relaxed = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # a busy machine is no failure
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 # Text that UTF-8 can hold; "Cs" are the lone surrogates.
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -50,9 +46,7 @@ def allowed_responses(draw: st.DrawFn) -> Response:
     intent = draw(st.sampled_from(list(LABELS.intents)))
     if intent == OUT_OF_SCOPE:
         return Response(intent=intent, entities={})
-    return Response(
-        intent=intent, entities=draw(st.dictionaries(st.sampled_from(list(LABELS.entities)), either))
-    )
+    return Response(intent=intent, entities=draw(st.dictionaries(st.sampled_from(list(LABELS.entities)), either)))
 
 
 @st.composite
@@ -161,11 +155,7 @@ def test_a_broken_label_set_names_every_fault(tmp_path: Path) -> None:
         load_label_set(tmp_path / "missing.toml")
 
 
-@given(
-    st.lists(
-        st.one_of(st.binary(max_size=80), texts.map(str.encode), st.just(SOUND_LINE.encode())), max_size=6
-    )
-)
+@given(st.lists(st.one_of(st.binary(max_size=80), texts.map(str.encode), st.just(SOUND_LINE.encode())), max_size=6))
 @relaxed
 def test_any_bytes_give_records_and_problems_and_never_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
@@ -174,12 +164,8 @@ def test_any_bytes_give_records_and_problems_and_never_a_traceback(
     path.write_bytes(b"\n".join(lines))
     records, problems = read_jsonl(path, LABELS)
     assert all(isinstance(record, Record) for record in records)
-    assert all(
-        isinstance(problem, Problem) and problem.reason and "\n" not in problem.reason for problem in problems
-    )
-    assert (
-        len(records) >= lines.count(SOUND_LINE.encode()) - 1
-    )  # a BOM or a stray quote can spoil no other line
+    assert all(isinstance(problem, Problem) and problem.reason and "\n" not in problem.reason for problem in problems)
+    assert len(records) >= lines.count(SOUND_LINE.encode()) - 1  # a BOM or a stray quote can spoil no other line
 
 
 json_values = st.recursive(
@@ -194,9 +180,7 @@ json_values = st.recursive(
         {},
         optional={
             "command": json_values,
-            "response": st.one_of(
-                json_values, st.fixed_dictionaries({"intent": json_values, "entities": json_values})
-            ),
+            "response": st.one_of(json_values, st.fixed_dictionaries({"intent": json_values, "entities": json_values})),
             "meta": json_values,
             "created_at": json_values,
             "colour": json_values,

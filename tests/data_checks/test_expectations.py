@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from data_checks.check_report import CheckReport, SnapshotRefused
 from data_checks.contract import OUT_OF_SCOPE, LabelSet, Record, Response, label_set_toml, write_jsonl
-from data_checks.expectations import CheckReport, SnapshotRefused, check_snapshot
+from data_checks.expectations import check_snapshot
 from data_checks.quarantine import LinesRefused
 from data_checks.sample import SAMPLE_DIR
 from data_checks.suites import Limits
@@ -148,8 +149,7 @@ def test_a_limit_of_the_plant_can_allow_it(tmp_path: Path) -> None:
 def test_a_label_set_without_entities_can_be_sound(tmp_path: Path) -> None:
     splits = {
         split: [
-            item.model_copy(update={"response": Response(intent=item.response.intent, entities={})})
-            for item in items
+            item.model_copy(update={"response": Response(intent=item.response.intent, entities={})}) for item in items
         ]
         for split, items in sound().items()
     }

@@ -55,9 +55,7 @@ def test_other_rows_are_split_by_their_command_alone(tmp_path: Path) -> None:
 def test_one_bad_line_refuses_every_file_and_names_each_problem(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [record("pump leaks"), record("dance", intent="dance")])
     (tmp_path / "b.jsonl").write_text("not json\n")
-    with pytest.raises(
-        LinesRefused, match=r"2 lines of a\.jsonl, b\.jsonl refused, nothing was stored"
-    ) as refused:
+    with pytest.raises(LinesRefused, match=r"2 lines of a\.jsonl, b\.jsonl refused, nothing was stored") as refused:
         read_records(find_files([tmp_path]), LABELS)
     assert [(problem.file, problem.line) for problem in refused.value.problems] == [
         ("a.jsonl", 2),
@@ -73,9 +71,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_labels_are_inferred_with_a_word_about_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_jsonl(
-        tmp_path / "a.jsonl", [record("SG-1 leaks", asset_id="SG-1"), record("hello", intent="out_of_scope")]
-    )
+    write_jsonl(tmp_path / "a.jsonl", [record("SG-1 leaks", asset_id="SG-1"), record("hello", intent="out_of_scope")])
     with caplog.at_level(logging.INFO):
         records, labels = read_with_inferred_labels("plant", find_files([tmp_path]))
     assert len(records) == 2

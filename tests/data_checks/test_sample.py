@@ -49,9 +49,7 @@ def test_every_split_holds_every_intent_and_enough_out_of_scope(
 
 
 def test_no_command_repeats(sample: dict[str, list[Record]]) -> None:
-    commands = [
-        normalised_command(record.command).rstrip(".?!") for records in sample.values() for record in records
-    ]
+    commands = [normalised_command(record.command).rstrip(".?!") for records in sample.values() for record in records]
     assert len(commands) == len(set(commands))
 
 
@@ -72,12 +70,7 @@ def test_a_phrase_has_one_entity_type(sample: dict[str, list[Record]]) -> None:
 
 def test_asset_ids_of_a_split_occur_in_no_other(sample: dict[str, list[Record]]) -> None:
     ids = {
-        split: {
-            value
-            for record in records
-            for name, value in record.response.entity_values()
-            if name == "asset_id"
-        }
+        split: {value for record in records for name, value in record.response.entity_values() if name == "asset_id"}
         for split, records in sample.items()
     }
     assert all(ids.values())
@@ -100,9 +93,7 @@ def test_two_known_commands_are_asked_in_the_test_split_only(sample: dict[str, l
 
 
 def test_the_test_split_refuses_near_misses(sample: dict[str, list[Record]]) -> None:
-    refused = " ".join(
-        record.command for record in sample["test"] if record.response.intent == OUT_OF_SCOPE
-    ).lower()
+    refused = " ".join(record.command for record in sample["test"] if record.response.intent == OUT_OF_SCOPE).lower()
     for near_miss in (
         "grind the coffee beans",
         "is the gym's treadmill broken",

@@ -36,9 +36,7 @@ def store(tmp_path: Path):
         yield opened
 
 
-def test_a_folder_without_labels_becomes_a_dataset_with_the_labels_it_uses(
-    tmp_path: Path, store: AuditStore
-) -> None:
+def test_a_folder_without_labels_becomes_a_dataset_with_the_labels_it_uses(tmp_path: Path, store: AuditStore) -> None:
     write(tmp_path / "line 3" / "train.jsonl", record("SG-1 leaks", asset_id="SG-1"))
     write(tmp_path / "line 3" / "test.jsonl", record("how is SG-2?", "query_status", asset_id="SG-2"))
     report = ingest_paths(store, [tmp_path / "line 3"])
@@ -76,9 +74,7 @@ def test_a_label_set_may_grow_but_must_fit_what_is_stored(tmp_path: Path, store:
     file = write(tmp_path / "in" / "monday.jsonl", record("SG-1 leaks", asset_id="SG-1"))
     ingest_paths(store, [file], dataset="plant")
     wider, narrower = tmp_path / "wider.toml", tmp_path / "narrower.toml"
-    wider.write_text(
-        label_set_toml(LABELS.model_copy(update={"intents": {**LABELS.intents, "dance": "new"}}))
-    )
+    wider.write_text(label_set_toml(LABELS.model_copy(update={"intents": {**LABELS.intents, "dance": "new"}})))
     narrower.write_text(label_set_toml(LABELS.model_copy(update={"entities": {}})))
     new = write(tmp_path / "new.jsonl", record("SG-1 dances", "dance"))
     assert ingest_paths(store, [new], dataset="plant", labels=wider).new == 1
@@ -123,9 +119,7 @@ def prefect_server():
 def table_of(key: str) -> list[dict]:
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts()
-    newest = max(
-        (artifact for artifact in artifacts if artifact.key == key), key=lambda artifact: artifact.created
-    )
+    newest = max((item for item in artifacts if item.key == key), key=lambda item: str(item.created))
     assert isinstance(newest.data, str)
     return json.loads(newest.data)
 
