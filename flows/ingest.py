@@ -39,9 +39,7 @@ def ingest(
         try:
             report = ingest_paths(store, paths, dataset=dataset, labels=labels)
         except LinesRefused as refused:
-            create_table_artifact(
-                key="refused-lines", table=[problem.model_dump() for problem in refused.problems]
-            )
+            create_table_artifact(key="refused-lines", table=[problem.model_dump() for problem in refused.problems])
             raise
         create_table_artifact(key="ingested", table=[_summary_row(report)])
         found = store.due(report.dataset, minimum_rows)

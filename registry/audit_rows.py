@@ -36,11 +36,7 @@ def record_digest(command: str, response: Mapping[str, Any]) -> str:
 
 def _entity_values(response: Mapping[str, Any]) -> set[tuple[str, str]]:
     entities: dict[str, str | list[str]] = response["entities"]
-    return {
-        (name, item)
-        for name, value in entities.items()
-        for item in ([value] if isinstance(value, str) else value)
-    }
+    return {(name, item) for name, value in entities.items() for item in ([value] if isinstance(value, str) else value)}
 
 
 def _in_one_form(response: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,9 +125,7 @@ def sort_out(offers: Iterable[Offer], stored: Iterable[Stored]) -> SortedOffers:
     for offer in offers:
         twin = variants.get(offer.variant_sha256)
         if twin and normalised_answer(twin.response) != normalised_answer(offer.response):
-            found.conflicts.append(
-                Conflict(command=offer.command, stored=twin.response, offered=offer.response)
-            )
+            found.conflicts.append(Conflict(command=offer.command, stored=twin.response, offered=offer.response))
         elif offer.command_sha256 in commands:
             found.known += 1
         else:

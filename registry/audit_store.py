@@ -114,9 +114,7 @@ class AuditStore:
     def datasets(self) -> list[str]:
         """Every dataset that holds rows, by name."""
         with self._database.transaction() as connection:
-            return list(
-                connection.scalars(sa.select(records.c.dataset).distinct().order_by(records.c.dataset))
-            )
+            return list(connection.scalars(sa.select(records.c.dataset).distinct().order_by(records.c.dataset)))
 
     def rows(self, dataset: str) -> list[Row]:
         """Every row of a dataset in an order that depends on their content alone."""
@@ -179,9 +177,7 @@ class AuditStore:
 
 
 def _store_labels(connection: sa.Connection, dataset: str, labels: str) -> None:
-    updated = connection.execute(
-        label_sets.update().where(label_sets.c.dataset == dataset).values(toml=labels)
-    )
+    updated = connection.execute(label_sets.update().where(label_sets.c.dataset == dataset).values(toml=labels))
     if not updated.rowcount:
         connection.execute(label_sets.insert().values(dataset=dataset, toml=labels))
 
@@ -199,27 +195,19 @@ def _stored_variants(connection: sa.Connection, dataset: str, offers: Iterable[O
 
 
 def _row_counts(connection: sa.Connection, dataset: str) -> dict[str, int]:
-    query = (
-        sa.select(records.c.split, sa.func.count())
-        .where(records.c.dataset == dataset)
-        .group_by(records.c.split)
-    )
+    query = sa.select(records.c.split, sa.func.count()).where(records.c.dataset == dataset).group_by(records.c.split)
     counts = {split: count for split, count in connection.execute(query)}  # noqa: C416 (a Row is a tuple to dict only)
     return {split: counts.get(split, 0) for split in SPLITS}
 
 
 def _snapshot_rows(connection: sa.Connection, dataset: str, snapshot_id: str) -> int | None:
     return connection.scalar(
-        sa.select(snapshots.c.rows).where(
-            snapshots.c.dataset == dataset, snapshots.c.snapshot_id == snapshot_id
-        )
+        sa.select(snapshots.c.rows).where(snapshots.c.dataset == dataset, snapshots.c.snapshot_id == snapshot_id)
     )
 
 
 def _required_snapshot_rows(connection: sa.Connection, dataset: str, snapshot_id: str) -> int:
     rows = _snapshot_rows(connection, dataset, snapshot_id)
     if rows is None:
-        raise UsageError(
-            f"snapshot {snapshot_id} of dataset {dataset!r} was never taken from this audit store."
-        )
+        raise UsageError(f"snapshot {snapshot_id} of dataset {dataset!r} was never taken from this audit store.")
     return rows

@@ -32,9 +32,7 @@ records = sa.Table(
     sa.Column("split", sa.String(20), nullable=False),
     sa.Column("command", sa.Text, nullable=False),
     sa.Column("command_sha256", sa.String(64), nullable=False),
-    sa.Column(
-        "variant_sha256", sa.String(64), nullable=False
-    ),  # of the command without letter case and spacing
+    sa.Column("variant_sha256", sa.String(64), nullable=False),  # of the command without letter case and spacing
     sa.Column("digest", sa.String(64), nullable=False),  # of command and answer
     sa.Column("response", sa.JSON, nullable=False),
     sa.Column("details", sa.JSON, nullable=False),  # the record's other fields
@@ -74,9 +72,7 @@ class Database:
         except (NoSuchModuleError, ImportError) as error:
             raise UsageError(f"{self.url} needs a database driver that is not installed: {error}.") from error
         except ArgumentError as error:
-            raise UsageError(
-                "the database URL cannot be read; it should be like sqlite:///audit.db."
-            ) from error
+            raise UsageError("the database URL cannot be read; it should be like sqlite:///audit.db.") from error
         if self._engine.dialect.name == "sqlite":
             _prepare_sqlite(self._engine, parsed.database)
         with self.transaction(writes=True) as connection:
@@ -89,9 +85,7 @@ class Database:
             with self._engine.execution_options(writes=writes).begin() as connection:
                 yield connection
         except OperationalError as error:
-            raise ServiceUnavailable(
-                f"the audit store {self.url} cannot be reached: {error.orig}."
-            ) from error
+            raise ServiceUnavailable(f"the audit store {self.url} cannot be reached: {error.orig}.") from error
         except IntegrityError as error:
             raise ServiceUnavailable(
                 f"the audit store {self.url} was written to at the same moment; run this again."

@@ -81,22 +81,17 @@ def load_snapshot(path: Path) -> Snapshot:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not a snapshot: {error}. Take one from the audit store.") from error
     if _digest(found) != snapshot.sha256:
-        raise UsageError(
-            f"snapshot {path} was changed after it was taken; delete the folder and take it again."
-        )
+        raise UsageError(f"snapshot {path} was changed after it was taken; delete the folder and take it again.")
     return snapshot
 
 
 def _lines(rows: Iterable[Row]) -> str:
     """JSON Lines of commands and answers only: where a row came from must not change the snapshot."""
     return "".join(
-        json.dumps({"command": row.command, "response": row.response}, ensure_ascii=False) + "\n"
-        for row in rows
+        json.dumps({"command": row.command, "response": row.response}, ensure_ascii=False) + "\n" for row in rows
     )
 
 
 def _digest(checksums: Mapping[str, str]) -> str:
     """SHA-256 of what ``sha256sum`` prints for the files, sorted by name."""
-    return hashlib.sha256(
-        "".join(f"{checksums[name]}  {name}\n" for name in sorted(checksums)).encode()
-    ).hexdigest()
+    return hashlib.sha256("".join(f"{checksums[name]}  {name}\n" for name in sorted(checksums)).encode()).hexdigest()

@@ -13,9 +13,7 @@ from registry.audit_store import AuditStore
 from registry.errors import ServiceUnavailable, UsageError
 
 LABELS = 'name = "plant"\n'
-relaxed = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # a busy machine is no failure
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 
 def row(
@@ -35,9 +33,7 @@ def commands(store: AuditStore, dataset: str = "plant") -> dict[str, str]:
 
 
 def test_rows_come_back_with_split_and_answer(store: AuditStore) -> None:
-    report = store.ingest(
-        "plant", [row("SG-1 leaks", "test", asset_id=["SG-1"])], source="a.jsonl", labels=LABELS
-    )
+    report = store.ingest("plant", [row("SG-1 leaks", "test", asset_id=["SG-1"])], source="a.jsonl", labels=LABELS)
     assert (report.read, report.new, report.known, report.joined, report.conflicts) == (1, 1, 0, 0, [])
     assert report.rows == {"train": 0, "validation": 0, "test": 1}
     (stored,) = store.rows("plant")
@@ -69,9 +65,7 @@ def test_another_answer_to_a_stored_command_is_a_conflict_and_not_stored(store: 
 
 
 def test_two_answers_in_one_batch_are_a_conflict_too(store: AuditStore) -> None:
-    report = store.ingest(
-        "plant", [row("a b"), row("A  b", intent="query_status")], source="a", labels=LABELS
-    )
+    report = store.ingest("plant", [row("a b"), row("A  b", intent="query_status")], source="a", labels=LABELS)
     assert (report.new, len(report.conflicts)) == (1, 1)
 
 
@@ -84,9 +78,7 @@ def test_a_command_in_other_letter_case_joins_the_split_of_its_twin(store: Audit
 
 def test_datasets_do_not_see_each_other(store: AuditStore) -> None:
     store.ingest("north", [row("SG-1 leaks")], source="a", labels=LABELS)
-    report = store.ingest(
-        "south", [row("SG-1 leaks", "test", intent="query_status")], source="a", labels="south"
-    )
+    report = store.ingest("south", [row("SG-1 leaks", "test", intent="query_status")], source="a", labels="south")
     assert (report.new, report.conflicts) == (1, [])
     assert store.datasets() == ["north", "south"]
     assert commands(store, "south") == {"SG-1 leaks": "test"}
@@ -110,9 +102,7 @@ def test_the_other_fields_of_a_record_are_kept(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'audit.db'}"
     with AuditStore(url) as store:
         split, record = row("SG-1 leaks")
-        store.ingest(
-            "plant", [(split, {**record, "id": "7", "meta": {"shift": 2}})], source="a", labels=LABELS
-        )
+        store.ingest("plant", [(split, {**record, "id": "7", "meta": {"shift": 2}})], source="a", labels=LABELS)
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         (details,) = connection.scalars(sa.text("select details from records"))

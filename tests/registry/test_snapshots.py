@@ -56,19 +56,14 @@ def test_a_snapshot_holds_the_splits_the_labels_and_a_manifest(tmp_path: Path) -
 def test_the_digest_is_that_of_the_sha256sum_listing(tmp_path: Path) -> None:
     snapshot = snapshot_of(ROWS, tmp_path)
     names = ["labels.toml", "test.jsonl", "train.jsonl", "validation.jsonl"]
-    listing = "".join(
-        f"{hashlib.sha256((snapshot.path / name).read_bytes()).hexdigest()}  {name}\n" for name in names
-    )
+    listing = "".join(f"{hashlib.sha256((snapshot.path / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
     assert snapshot.sha256 == hashlib.sha256(listing.encode()).hexdigest()
 
 
 def test_the_same_rows_give_the_same_snapshot_whenever_and_wherever_they_came_from(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     one = snapshot_of(ROWS, tmp_path)
-    dated = [
-        row(item["command"], split, created_at="2026-01-01T00:00:00", id="7")
-        for split, item in reversed(ROWS)
-    ]
+    dated = [row(item["command"], split, created_at="2026-01-01T00:00:00", id="7") for split, item in reversed(ROWS)]
     other = snapshot_of(dated, tmp_path / "other")
     assert (other.id, other.sha256, other.rows) == (one.id, one.sha256, one.rows)
 
