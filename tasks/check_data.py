@@ -12,7 +12,10 @@ def check_data(snapshot: Snapshot, place: Place) -> CheckReport:
     with stage_run(place.run_id, "data_checks") as log:
         docs = place.folder / "data_docs"
         place.folder.mkdir(parents=True, exist_ok=True)
-        report = check_snapshot(snapshot.path, docs)
-        log.log_artifact(docs, "data_docs")
+        try:
+            report = check_snapshot(snapshot.path, docs)
+        finally:
+            if docs.exists():
+                log.log_artifact(docs, "data_docs")
         log.log_metrics({"expectations": len(report.expectations), "rows": sum(snapshot.rows.values())})
     return report

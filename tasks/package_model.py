@@ -12,7 +12,7 @@ from tasks.evaluation.report import load_report
 from tasks.records import snapshot_labels
 from tasks.steps import Place, step
 
-GOLDEN_PROMPTS = 8
+_GOLDEN_PROMPTS = 8
 
 
 @step("deployment", "tasks/package_model.py")
@@ -27,15 +27,15 @@ def package_model(
     card: dict[str, Any],
     place: Place,
 ) -> Artifact:
-    """The package folder; its golden prompts are test commands that the file itself answered right."""
-    right = [row for row in load_report(evaluation.verify()).rows if row.ok]
+    """The package folder; its golden prompts are test commands with the file's own answers, right ones first."""
+    rows = sorted(load_report(evaluation.verify()).rows, key=lambda row: not row.ok)
     return build_package(
         place.folder / "package",
         name=model_name,
         gguf=gguf.verify(),
         labels=snapshot_labels(snapshot),
         prompt=prompt,
-        golden=[(row.command, row.answer) for row in right[:GOLDEN_PROMPTS]],
+        golden=[(row.command, row.answer) for row in rows[:_GOLDEN_PROMPTS]],
         card=Card(dataset=snapshot.dataset, rows=snapshot.rows, **card),
         licence=gemma_licence() if licence == "gemma" else apache_licence(),
         limits=limits,

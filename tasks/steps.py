@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefect import Task, task
+from prefect import Task
 from pydantic import BaseModel
 
 from registry.artifacts import Artifact, code_digest
@@ -39,7 +39,7 @@ def step(*code: str) -> Callable[[Callable[..., Any]], Task[..., Any]]:
     """
 
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:
-        made = task(
+        made = Task(
             function,
             persist_result=True,
             result_serializer="json",

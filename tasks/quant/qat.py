@@ -12,6 +12,7 @@ from tasks.quant.codecs import fake_quantize
 from tasks.quant.types import QuantType
 
 logger = logging.getLogger(__name__)
+_BYPASS = "_disable_adapters"  # PEFT's own switch: the layer answers with its base layer alone
 
 
 class FakeQuantize(nn.Module):
@@ -53,7 +54,7 @@ def attach(model: nn.Module, types: Mapping[str, QuantType]) -> int:
             base = module.base_layer
             assert isinstance(base, nn.Module)  # noqa: S101  narrows the type of a module attribute
             parametrize.register_parametrization(base, "weight", FakeQuantizeAdapted(quant, module), unsafe=True)
-            module._disable_adapters = True  # the adapter acts inside the parametrisation
+            setattr(module, _BYPASS, True)  # the adapter acts inside the parametrisation
             covered += 1
         elif isinstance(module, nn.Linear | nn.Embedding) and module.weight.requires_grad:
             parametrize.register_parametrization(module, "weight", FakeQuantize(quant), unsafe=True)
@@ -76,8 +77,8 @@ def settle(model: nn.Module) -> None:
         adapted = isinstance(stages["weight"][0], FakeQuantizeAdapted)  # pyright: ignore[reportIndexIssue]
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=not adapted)
     for module in model.modules():
-        if getattr(module, "_disable_adapters", False):
-            module._disable_adapters = False
+        if getattr(module, _BYPASS, False):
+            setattr(module, _BYPASS, False)
 
 
 @contextmanager

@@ -28,9 +28,10 @@ class _ResponseHead:
         hidden = output.last_hidden_state[batch.labels != IGNORE_INDEX]
         if self._trained:
             return Head(hidden, self._embedding.weight.to(self._dtype))
-        if self._cast is None:
-            self._cast = self._embedding.weight.detach().to(self._dtype)
-        return Head(hidden, self._cast)
+        cast = self._cast
+        if cast is None:
+            cast = self._cast = self._embedding.weight.detach().to(self._dtype)
+        return Head(hidden, cast)
 
 
 class Objective(nn.Module):
