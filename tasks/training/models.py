@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
@@ -13,25 +14,38 @@ from tasks.training.recipe import LoraRecipe
 
 ADAPTER_FOLDER = "adapter"
 _LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _DTYPES = {16: torch.bfloat16, 32: torch.float32}
 
 
 def load_model(folder: Path, *, bits: int) -> PreTrainedModel:
     """The model of a Hugging Face folder with weights of 4 (nf4), 8, 16 (bf16) or 32 bits, on the GPU if there is one.
 
-    Raises UsageError where bitsandbytes is needed and missing, or the final logits are soft-capped.
+    Raises UsageError where the folder holds no whole model in safetensors, its final logits are soft-capped, or
+    bitsandbytes is needed and missing.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments: dict[str, Any] = {"device_map": {"": device}, "attn_implementation": "sdpa"}
+    arguments: dict[str, Any] = {"device_map": {"": device}, "attn_implementation": "sdpa", "use_safetensors": True}
     if bits in _DTYPES:
         arguments["dtype"] = _DTYPES[bits]
     else:
         arguments["quantization_config"] = _bitsandbytes_config(bits)
         arguments["dtype"] = torch.bfloat16
-    config = AutoConfig.from_pretrained(folder)
-    if getattr(config, "final_logit_softcapping", None):
-        raise UsageError(f"{folder} soft-caps its logits, which the training loss does not model; use a Gemma 3 model.")
-    return AutoModelForCausalLM.from_pretrained(folder, config=config, **arguments)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if getattr(config, "final_logit_softcapping", None):
+            raise UsageError(
+                f"{folder} soft-caps its logits, which the training loss does not model; use a Gemma 3 model."
+            )
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, output_loading_info=True, **arguments
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(f"the model in {folder} cannot be loaded: {reason}.") from error
+    if missing := sorted(found["missing_keys"]):  # transformers would go on with random ones
+        raise UsageError(f"the model in {folder} lacks {missing[0]} ({len(missing)} missing in all); fetch it again.")
+    return model
 
 
 def _bitsandbytes_config(bits: int) -> BitsAndBytesConfig:
@@ -83,17 +97,17 @@ def save_adapter_and_merged(model: Any, base: Path, out: Path) -> None:
 
 
 def copy_tokenizer(base: Path, out: Path) -> None:
-    """Copy the tokenizer as it is, so that no library rewrites them on the way."""
-    names = ["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-             "added_tokens.json"]  # fmt: skip
-    copied = [shutil.copy2(base / name, out / name) for name in names if (base / name).exists()]
-    if not copied:
-        raise UsageError(f"{base} has no tokenizer; a base folder needs tokenizer.json or tokenizer.model.")
+    """Copy the tokenizer as it is, so that no library rewrites it on the way."""
+    for name in (*_TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (base / name).exists():
+            shutil.copy2(base / name, out / name)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a folder. Raises UsageError where it cannot be built."""
+    """The fast tokenizer of a folder. Raises UsageError where there is none or it cannot be built."""
+    if not any((folder / name).is_file() for name in _TOKENIZERS):  # transformers would make an empty one
+        raise UsageError(f"{folder} has no tokenizer; a base folder needs {' or '.join(_TOKENIZERS)}.")
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises nothing more special
         raise UsageError(f"the tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
