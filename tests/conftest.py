@@ -54,14 +54,14 @@ def records(labels: LabelSet) -> list[Record]:
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, records: list[Record], labels: LabelSet) -> Path:
     """A Hugging Face folder: two layers of Gemma 3 with random weights, a tokenizer trained on ``records``.
 
-    Every row is a multiple of 32, so that each block type fits. Copy it before changing it.
+    Every row is a multiple of 64, so that each block type fits, and bitsandbytes' too. Copy it before changing it.
     """
     from tasks.bases.scratch import build_scratch_base
     from tasks.bases.spec import ScratchBase
 
     spec = ScratchBase(
-        kind="scratch", vocab_size=448, hidden_size=64, intermediate_size=96, layers=2, heads=2, kv_heads=1, head_dim=32,
-        seed=1,
+        kind="scratch", vocab_size=448, hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=1,
+        head_dim=32, seed=1,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("tiny") / "model"
     build_scratch_base(spec, records, labels, folder)

@@ -1,4 +1,4 @@
-"""Quantisation-aware training on the tiny real model: what the forward pass sees, what is left afterwards, what ships."""
+"""Quantisation-aware training on the tiny real model: what the forward pass sees, what is left, what ships."""
 
 from pathlib import Path
 
