@@ -99,6 +99,6 @@ def _train_sentencepiece(texts: list[str], vocab_size: int, prefix: Path) -> Non
     except RuntimeError as error:
         reason = str(error).rpartition("] ")[2].rstrip(".")
         raise UsageError(
-            f"no vocabulary of {vocab_size} tokens can be trained on these {len(texts) // 2} records ({reason}); change "
-            "vocab_size in the profile or bring more records."
+            f"no vocabulary of {vocab_size} tokens can be trained on these {len(texts) // 2} records ({reason}); "
+            "change vocab_size in the profile or bring more records."
         ) from error
