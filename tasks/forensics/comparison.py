@@ -78,6 +78,11 @@ class OutlierComparison(BaseModel):
         return not self.nonfinite and worst is not None and worst.ratio is not None and worst.ratio <= ratio_max
 
     @property
+    def disjoint(self) -> bool:
+        """Whether the two models share no norm of the same width, as those of different architectures do."""
+        return bool(self.norms) and all(norm.change is Change.UNMATCHED for norm in self.norms)
+
+    @property
     def largest(self) -> NormChange | None:
         """The norm with the candidate's largest gain; None where there are no norms."""
         return max(self.norms, key=lambda norm: norm.max_gain or 0.0, default=None)

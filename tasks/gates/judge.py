@@ -9,7 +9,8 @@ Gates, in this order, with names that reports, tags and summaries rely on:
 - ``norm_outliers_vs_champion``: the same against the champion.
 - ``prompt_parity``, ``gguf_verification`` and any other check that is handed in: it was made, and holds.
 
-Those against the champion are there only where there is a champion.
+Those against the champion are there only where there is a champion, the one on its norms only where the two models
+share a norm: a champion of another architecture has none to compare.
 """
 
 import math
@@ -89,7 +90,7 @@ def judge(
             for name in thresholds.floors()
         ]
     gates.append(_outlier_gate("base", "base", outliers_vs_base, thresholds.norm_outlier_ratio_max))
-    if champion is not None:
+    if champion is not None and not (outliers_vs_champion and outliers_vs_champion.disjoint):
         gates.append(_outlier_gate("champion", title, outliers_vs_champion, thresholds.norm_outlier_ratio_max))
     gates += [_check_gate(name, checks.get(name)) for name in dict.fromkeys((*REQUIRED_CHECKS, *checks))]
     return Verdict(passed=all(gate.passed for gate in gates), gates=tuple(gates))

@@ -121,6 +121,15 @@ def test_a_champion_without_a_measurement_blocks():
     assert "version 7 has no such measurement" in outcome.failed[0].reason
 
 
+def test_a_champion_of_another_architecture_has_no_norms_to_compare():
+    norm = comparison().norms[0].model_copy(update={"change": Change.UNMATCHED, "ratio": None})
+    other = comparison().model_copy(update={"norms": (norm,)})
+    outcome = verdict(champion=GOOD, champion_name="version 7", outliers_vs_champion=other)
+    assert outcome.passed
+    assert "norm_outliers_vs_champion" not in {gate.name for gate in outcome.gates}
+    assert failed(verdict(outliers_vs_base=other)) == ["norm_outliers_vs_base"]
+
+
 def test_a_champion_without_an_outlier_comparison_blocks():
     assert failed(verdict(champion=GOOD, champion_name="version 7")) == ["norm_outliers_vs_champion"]
 
