@@ -97,8 +97,17 @@ def _from_package(base: WeightsPackageBase, cache: Path) -> Path:
 
 
 def _from_hub(base: HubBase) -> Path:
+    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+        XetDownloadError,
+    )
 
     try:
         return Path(snapshot_download(base.id, revision=base.revision, allow_patterns=_HUB_FILES))
@@ -107,10 +116,15 @@ def _from_hub(base: HubBase) -> Path:
             f"{base.id} is licence-gated: accept its terms on its hub page and set HF_TOKEN, or take a profile with "
             "another base."
         ) from error
-    except RepositoryNotFoundError as error:
-        raise UsageError(f"the hub has no model {base.id}, or HF_TOKEN may not see it; check the id.") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise UsageError(
+            f"the hub has no model {base.id} with a revision {base.revision}, or HF_TOKEN may not see it; check both."
+        ) from error
     except LocalEntryNotFoundError as error:
         raise ServiceUnavailable(
             f"the hub is out of reach and {base.id} is not in the local cache; connect once, or take a profile with "
             "another base."
         ) from error
+    except (HfHubHTTPError, httpx.HTTPError, XetDownloadError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ServiceUnavailable(f"the hub did not deliver {base.id} ({reason}); try again later.") from error
