@@ -37,9 +37,9 @@ def load_model(folder: Path, *, bits: int) -> PreTrainedModel:
             raise UsageError(
                 f"{folder} soft-caps its logits, which the training loss does not model; use a Gemma 3 model."
             )
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, output_loading_info=True, **arguments
-        )
+        arguments["output_loading_info"] = True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, **arguments)
+        model, found = loaded
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UsageError(f"the model in {folder} cannot be loaded: {reason}.") from error
