@@ -109,9 +109,7 @@ def retrain(
     from flows.summary import CandidateBlocked
 
     try:
-        result = flow.retrain(
-            profile=profile, data=data, labels=labels, dataset=dataset, home=place, summary=summary
-        )
+        result = flow.retrain(profile=profile, data=data, labels=labels, dataset=dataset, home=place, summary=summary)
     except CandidateBlocked as blocked:
         print_retrain(blocked.summary)
         raise

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +17,7 @@ from tasks.gates.judge import Verdict
 
 if TYPE_CHECKING:
     from flows.deploy import DeployReport
+    from tasks.evaluation.metrics import Metrics
     from tasks.gguf_export.writer import ExportPlan
 
 _PLAIN_WIDTH = 130  # of output that goes to a file or another program
@@ -43,12 +44,11 @@ def print_error(error: Exception) -> None:
     errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
 
 
-def metric_table(metrics: Mapping[str, object], title: str) -> Table:
+def metric_table(metrics: Mapping[str, "Metrics"], title: str) -> Group:
+    """The figures of models side by side, below a title that may be wider than they are."""
     from tasks.evaluation.report import metrics_table
 
-    table = metrics_table(metrics)  # pyright: ignore[reportArgumentType]
-    table.title = title
-    return table
+    return Group(f"[italic]{escape(title)}[/]", metrics_table(metrics))
 
 
 def artifact_table(artifacts: list[Artifact]) -> Table:

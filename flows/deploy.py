@@ -46,9 +46,7 @@ class DevicesFailed(GemmillError):
     def __init__(self, report: DeployReport, first: GemmillError) -> None:
         total = len(report.devices) + len(report.failures)
         reasons = " ".join(failure.reason for failure in report.failures)
-        super().__init__(
-            reasons if total == 1 else f"{len(report.failures)} of {total} devices failed. {reasons}"
-        )
+        super().__init__(reasons if total == 1 else f"{len(report.failures)} of {total} devices failed. {reasons}")
         self.report = report
         self.exit_code = first.exit_code
 
@@ -70,9 +68,7 @@ def deploy(
     return report
 
 
-def deploy_version(
-    model_name: str, alias: str, devices: Sequence[str] = (), home: Path | None = None
-) -> DeployReport:
+def deploy_version(model_name: str, alias: str, devices: Sequence[str] = (), home: Path | None = None) -> DeployReport:
     """Fetch the version behind an alias (or a number), verify it, and switch every device over to it.
 
     Without ``devices``, the Ollama of OLLAMA_HOST, else of this machine. A device that fails does not stop
@@ -85,8 +81,7 @@ def deploy_version(
     version = models.resolve(model_name, alias)
     if not version.passed:
         raise GateBlocked(
-            f"{model_name} version {version.version} did not pass its gates and is not deployed; promote one "
-            "that did."
+            f"{model_name} version {version.version} did not pass its gates and is not deployed; promote one that did."
         )
     folder = place.path / "packages" / f"{version.name}-{version.version}"
     package = verify_package(models.download(version, folder))

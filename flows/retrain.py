@@ -145,7 +145,10 @@ def export(steps: Steps, settings: Profile, snapshot: Snapshot, student: Trained
     """The student as the GGUF file that ships, with where it comes from written into it."""
     licence = {"general.license": settings.licence}
     if settings.licence == "gemma":
-        licence |= {"general.license.name": "Gemma Terms of Use", "general.license.link": "https://ai.google.dev/gemma/terms"}
+        licence |= {
+            "general.license.name": "Gemma Terms of Use",
+            "general.license.link": "https://ai.google.dev/gemma/terms",
+        }
     return steps.run(
         export_gguf,
         student=student.model,
