@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,12 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, records: list[Recor
     folder = tmp_path_factory.mktemp("tiny") / "model"
     build_scratch_base(spec, records, labels, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Prefect with a server and a database of its own, one for all tests: it takes 10 seconds to start."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=240):
+        yield

@@ -156,5 +156,5 @@ def test_a_vocabulary_larger_than_the_records_give_is_refused(
 def test_a_vocabulary_too_small_for_the_characters_is_refused(tmp_path: Path, labels: LabelSet) -> None:
     characters = "".join(chr(0x4E00 + number) for number in range(200))
     row = Record(command=characters, response=Response(intent="out_of_scope", entities={}))
-    with pytest.raises(UsageError, match="vocabulary of 300 tokens can be trained on these 5 records .*required_chars"):
+    with pytest.raises(UsageError, match=r"vocabulary of 300 tokens can be trained on these 5 .*required_chars"):
         build_scratch_base(spec(vocab_size=300), [row] * 5, labels, tmp_path / "out")

@@ -228,7 +228,9 @@ def test_a_model_that_lacks_a_tensor_is_refused_with_its_name(copy: Path) -> Non
     weights = weights_in(copy)
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UsageError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight \(1 missing in all\); fetch it again"):
+    with pytest.raises(
+        UsageError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight \(1 missing in all\); fetch it again"
+    ):
         load_model(copy, bits=32)
 
 
