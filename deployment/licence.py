@@ -27,9 +27,7 @@ def gemma_licence(*, terms: tuple[Path, ...] = ()) -> Licence:
 
 def apache_licence() -> Licence:
     """For weights that were trained from scratch."""
-    return Licence(
-        name="Apache-2.0", text=_template("LICENSE.apache.txt"), notice=_template("NOTICE.apache.txt")
-    )
+    return Licence(name="Apache-2.0", text=_template("LICENSE.apache.txt"), notice=_template("NOTICE.apache.txt"))
 
 
 def _template(name: str) -> str:

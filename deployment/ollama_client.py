@@ -59,9 +59,7 @@ def deploy_package(package: Package, *, name: str, host: str | None = None) -> D
         device.create(candidate, package)
         digest = device.gguf_sha256(candidate)
         if digest != package.gguf_sha256:
-            raise GateBlocked(
-                f"{device.address} made {candidate} from {digest}, not from {package.gguf_sha256}."
-            )
+            raise GateBlocked(f"{device.address} made {candidate} from {digest}, not from {package.gguf_sha256}.")
         passed, tokens_per_second = device.ask(candidate, package.golden)
         device.copy(candidate, f"{name}:latest")
     finally:

@@ -25,6 +25,7 @@ from registry.artifacts import Artifact, atomic_directory, file_sha256, verify_c
 from registry.errors import UsageError
 
 GOLDEN = "golden.jsonl"
+SHIPPED = "gguf"  # the stage whose metrics are those of the packaged file
 
 
 class Golden(BaseModel):
@@ -116,9 +117,7 @@ def verify_package(folder: Path) -> Package:
     digests = verify_checksums(folder)
     modelfile = read_modelfile(folder / FILE_NAME)
     if modelfile.gguf not in digests:
-        raise UsageError(
-            f"{folder} does not hold {modelfile.gguf}, which its Modelfile names; build it again."
-        )
+        raise UsageError(f"{folder} does not hold {modelfile.gguf}, which its Modelfile names; build it again.")
     try:
         lines = (folder / GOLDEN).read_text(encoding="utf-8").splitlines()
         golden = tuple(Golden.model_validate_json(line) for line in lines)
@@ -160,6 +159,7 @@ def _model_card(
         instruction=prompt.instruction.strip(),
         golden=golden,
         card=card,
+        stages=sorted(card.metrics.items(), key=lambda stage: stage[0] != SHIPPED),
         licence=licence,
     )
 

@@ -18,9 +18,7 @@ class Tokenizer(Protocol):
     @property
     def bos_token_id(self) -> int | None: ...
 
-    def encode(
-        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False
-    ) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False) -> list[int]: ...
 
     def convert_tokens_to_ids(self, tokens: str) -> int: ...
 
@@ -86,9 +84,7 @@ _CHAT_TEMPLATE = """\
 
 def chat_template(prompt: Prompt) -> str:
     """The Jinja chat template for ``tokenizer.chat_template`` and the GGUF key of the same name."""
-    literal = (
-        "'" + prompt.instruction.strip().replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
-    )
+    literal = "'" + prompt.instruction.strip().replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
     return _CHAT_TEMPLATE.replace("INSTRUCTION", literal)
 
 

@@ -72,9 +72,7 @@ def _registered(name: str, package_sha256: str) -> "ModelVersion | None":
     return found[0] if found else None
 
 
-def _create_version(
-    run_id: str, package_dir: Path, gguf: str, model_name: str, tags: dict[str, str]
-) -> "ModelVersion":
+def _create_version(run_id: str, package_dir: Path, gguf: str, model_name: str, tags: dict[str, str]) -> "ModelVersion":
     client = connection().client
     model = _log_model(run_id, package_dir, gguf, model_name, tags)
     card = package_dir / "README.md"
@@ -163,9 +161,7 @@ def _mlmodel(model: "LoggedModel", run_id: str, gguf: str) -> Any:
         model_id=model.model_id,
     )
     described.signature = signature
-    return described.add_flavor(
-        "gguf", data=f"{PACKAGE_FOLDER}/{gguf}", modelfile=f"{PACKAGE_FOLDER}/Modelfile"
-    )
+    return described.add_flavor("gguf", data=f"{PACKAGE_FOLDER}/{gguf}", modelfile=f"{PACKAGE_FOLDER}/Modelfile")
 
 
 def _apply_verdict(version: "ModelVersion", verdict: bool) -> None:

@@ -29,9 +29,7 @@ def package(request: pytest.FixtureRequest, tmp_path: Path) -> Package:
 
     prompt = Prompt(instruction=request.param)
     gguf = tiny_gguf(tmp_path, LABELS, prompt)
-    with LlamaServer(
-        gguf, prompt=prompt, max_new_tokens=LIMITS.num_predict, context=LIMITS.num_ctx
-    ) as server:
+    with LlamaServer(gguf, prompt=prompt, max_new_tokens=LIMITS.num_predict, context=LIMITS.num_ctx) as server:
         answers = [prediction.text for prediction in server.answer(COMMANDS)]
     assert all(answer.strip() for answer in answers)
     build_package(

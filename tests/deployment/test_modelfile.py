@@ -26,9 +26,7 @@ def test_the_go_template_renders_the_prompt_of_training(instruction: str, comman
 
 @given(instruction=TEXT, licence=TEXT)
 def test_what_is_rendered_is_read_back(instruction: str, licence: str) -> None:
-    file = Modelfile.of(
-        "m-q8_0.gguf", Prompt(instruction=instruction), Limits(num_ctx=512, num_predict=64), licence
-    )
+    file = Modelfile.of("m-q8_0.gguf", Prompt(instruction=instruction), Limits(num_ctx=512, num_predict=64), licence)
     assert parse_modelfile(file.render()) == file
 
 

@@ -68,9 +68,7 @@ def test_a_wrong_golden_answer_leaves_the_device_with_the_model_it_had(tmp_path:
     with FakeOllama(model_of(*GOLDEN)) as ollama:
         deploy_package(old, name=NAME, host=ollama.address)
         ollama.answer = model_of(GOLDEN[0], (GOLDEN[1][0], GOLDEN[0][1]))
-        with pytest.raises(
-            GateBlocked, match=r"answered 1 of 2 golden prompts differently.*weather tomorrow"
-        ):
+        with pytest.raises(GateBlocked, match=r"answered 1 of 2 golden prompts differently.*weather tomorrow"):
             deploy_package(new, name=NAME, host=ollama.address)
         assert list(ollama.models) == [f"{NAME}:latest"]
         assert ollama.model(NAME).digest == f"sha256:{old.gguf_sha256}"

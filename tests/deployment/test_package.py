@@ -34,9 +34,7 @@ def test_a_package_holds_what_a_device_and_its_owner_need(tmp_path: Path) -> Non
 
 def test_sha256sum_agrees_with_the_checksums(tmp_path: Path) -> None:
     package = make_package(tmp_path)
-    subprocess.run(
-        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=package.path, check=True
-    )
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=package.path, check=True)
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
@@ -52,6 +50,7 @@ def test_a_package_can_be_built_over_an_older_one(tmp_path: Path) -> None:
 def test_the_model_card_tells_data_metrics_gates_and_digests(tmp_path: Path) -> None:
     package = make_package(tmp_path)
     card = (package.path / "README.md").read_text()
+    assert card.index("The file in this package:") < card.index("Teacher:")
     for line in (
         "- Base: gemma-3-270m",
         "- Licence of the weights: Gemma Terms of Use",
@@ -69,9 +68,7 @@ def test_the_gemma_terms_travel_with_what_derives_from_gemma(tmp_path: Path) -> 
     terms = tmp_path / "GEMMA_TERMS.html"
     terms.write_text("the whole terms")
     package = make_package(tmp_path, licence=gemma_licence(terms=(terms,)))
-    sentence = (
-        "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
-    )
+    sentence = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
     for name in ("LICENSE", "NOTICE", "Modelfile"):
         assert sentence in (package.path / name).read_text()
     assert (package.path / "GEMMA_TERMS.html").read_text() == "the whole terms"

@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
+import httpx
 import pytest
 
 from registry import models
@@ -81,9 +84,7 @@ def test_a_stage_is_a_run_nested_below_the_retrain(home: Path, tmp_path: Path) -
     assert child.data.params == {"lr": "0.0002"}
     assert len(client.get_metric_history(stage.run_id, "loss")) == 1200
     assert [item.path for item in client.list_artifacts(stage.run_id, "reports")] == ["reports/report.html"]
-    assert [item.path for item in client.list_artifacts(stage.run_id, "everything")] == [
-        "everything/report.html"
-    ]
+    assert [item.path for item in client.list_artifacts(stage.run_id, "everything")] == ["everything/report.html"]
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
 
 
@@ -115,9 +116,7 @@ def snapshot_in(folder: Path) -> Snapshot:
     for split in ("train", "validation", "test"):
         (folder / f"{split}.jsonl").write_text(json.dumps(line) + "\n")
     rows = {"train": 1, "validation": 1, "test": 1}
-    return Snapshot(
-        id="0123456789ab", dataset="plant", path=folder, sha256="0123456789ab" + "0" * 52, rows=rows
-    )
+    return Snapshot(id="0123456789ab", dataset="plant", path=folder, sha256="0123456789ab" + "0" * 52, rows=rows)
 
 
 def test_the_snapshot_is_the_input_of_its_run(home: Path, tmp_path: Path, recwarn) -> None:
@@ -173,9 +172,7 @@ def test_metrics_of_a_version_name_the_test_split(name: str, tmp_path: Path) -> 
     with models.retrain_run("tiny") as run:
         models.log_snapshot(run.run_id, snapshot_in(tmp_path / "snapshot"))
         run.log_metrics({"gguf.exact_match": 0.9})
-        models.register_version(
-            run.run_id, make_package(tmp_path / "p"), model_name=name, verdict=True, tags={}
-        )
+        models.register_version(run.run_id, make_package(tmp_path / "p"), model_name=name, verdict=True, tags={})
     client = connection().client
     model_id = client.get_model_version(name, "1").source.removeprefix("models:/")
     (metric,) = client.get_logged_model(model_id).metrics
@@ -354,6 +351,46 @@ def test_the_environment_names_the_server_and_is_left_as_it_was(
     assert models.connect(tmp_path / "unused") == uri
     register(tmp_path, name, "one")
     assert os.environ["MLFLOW_TRACKING_URI"] == uri
+
+
+@pytest.mark.slow
+def test_a_tracking_server_keeps_runs_versions_and_packages(home: Path, name: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--port", str(port), "--workers", "1"]
+    options += ["--artifacts-destination", str(tmp_path / "on-the-server"), "--host", "127.0.0.1"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *options],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health")
+        models.connect(tmp_path / "unused", f"http://127.0.0.1:{port}")
+        version = register(tmp_path, name, "one")
+        assert version.metrics == {"gguf.exact_match": 0.9}
+        assert models.promote(name, 1).aliases == ("champion",)
+        assert (models.download(version, tmp_path / "fetched") / "model-q8_0.gguf").read_bytes() == b"GGUFone"
+        assert list((tmp_path / "on-the-server").rglob("model-q8_0.gguf"))
+        assert not (tmp_path / "unused").exists()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+    with pytest.raises(ServiceUnavailable, match="^MLflow at http:"):
+        models.find(name, "champion")
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(240):
+        try:
+            if httpx.get(url).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    raise TimeoutError(url)
 
 
 def test_a_process_that_has_not_connected_is_told_so() -> None:
