@@ -379,7 +379,7 @@ def test_a_tracking_server_keeps_runs_versions_and_packages(home: Path, name: st
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
-    with pytest.raises(ServiceUnavailable, match="^MLflow at http:"):
+    with pytest.raises(ServiceUnavailable, match=r"^MLflow at http:"):
         models.find(name, "champion")
 
 
