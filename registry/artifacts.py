@@ -77,15 +77,11 @@ def verify_checksums(folder: Path) -> dict[str, str]:
     except OSError as error:
         raise UsageError(f"{folder} has no readable {CHECKSUMS}; fetch or build the folder again.") from error
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    found = {
-        name: digest for digest, _, name in (line.partition("  ") for line in checksums(folder).splitlines())
-    }
+    found = {name: digest for digest, _, name in (line.partition("  ") for line in checksums(folder).splitlines())}
     found.pop(CHECKSUMS, None)
     for name in sorted(listed.keys() | found.keys()):
         if listed.get(name) != found.get(name):
-            fault = (
-                "is missing" if name not in found else "has changed" if name in listed else "is not listed"
-            )
+            fault = "is missing" if name not in found else "has changed" if name in listed else "is not listed"
             raise UsageError(f"{folder / name} {fault}, says {CHECKSUMS}; fetch or build the folder again.")
     return listed
 

@@ -147,9 +147,7 @@ def comparison_html(comparison: Comparison) -> str:
     return render("comparison.html.j2", comparison=comparison, titles=METRIC_TITLES, reach=reach)
 
 
-def write_comparison(
-    comparison: Comparison, *, json_path: Path | None = None, html_path: Path | None = None
-) -> None:
+def write_comparison(comparison: Comparison, *, json_path: Path | None = None, html_path: Path | None = None) -> None:
     """Write the comparison in the forms that a path is given for."""
     if json_path is not None:
         write_text(json_path, comparison.model_dump_json(indent=2) + "\n")

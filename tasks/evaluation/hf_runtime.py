@@ -76,11 +76,7 @@ def load_model(folder: Path) -> tuple[nn.Module, Any]:
     is_adapter = (folder / _ADAPTER_CONFIG).is_file()
     if is_adapter and not (folder / _ADAPTER_WEIGHTS).is_file():
         raise UsageError(f"{folder} holds no {_ADAPTER_WEIGHTS}; save the adapter with safetensors.")
-    base = (
-        json.loads((folder / _ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
-        if is_adapter
-        else folder
-    )
+    base = json.loads((folder / _ADAPTER_CONFIG).read_text())["base_model_name_or_path"] if is_adapter else folder
     try:
         # An adapter folder carries the tokenizer that it was trained with.
         tokenizer = AutoTokenizer.from_pretrained(folder)

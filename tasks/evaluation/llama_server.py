@@ -77,9 +77,7 @@ class LlamaServer:
             text=True,
         )
         try:
-            self._client = httpx.Client(
-                base_url=self._wait_for_address(), timeout=_REQUEST_TIMEOUT, trust_env=False
-            )
+            self._client = httpx.Client(base_url=self._wait_for_address(), timeout=_REQUEST_TIMEOUT, trust_env=False)
         except BaseException:
             self._stop_child()
             raise

@@ -86,9 +86,7 @@ def score(records: Sequence[Record], predictions: Sequence[Prediction], labels: 
 def ratios(expected: Sequence[Response], answers: Sequence[str]) -> Ratios:
     """The numerator and denominator that each row adds to each metric."""
 
-    terms = [
-        _row_terms(response, parse_answer(text)) for response, text in zip(expected, answers, strict=True)
-    ]
+    terms = [_row_terms(response, parse_answer(text)) for response, text in zip(expected, answers, strict=True)]
     table = np.array([[row[name] for name in METRIC_TITLES] for row in terms], dtype=np.float64)
     table = table.reshape(len(terms), len(METRIC_TITLES), 2)
     return {name: (table[:, index, 0], table[:, index, 1]) for index, name in enumerate(METRIC_TITLES)}

@@ -101,9 +101,7 @@ def load_report(path: Path) -> EvaluationReport:
         raise UsageError(f"{path} is not an evaluation report: {validation_message(error)}.") from error
 
 
-def write_report(
-    report: EvaluationReport, *, json_path: Path | None = None, html_path: Path | None = None
-) -> None:
+def write_report(report: EvaluationReport, *, json_path: Path | None = None, html_path: Path | None = None) -> None:
     """Write the report in the forms that a path is given for."""
     if json_path is not None:
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
@@ -140,8 +138,7 @@ def metrics_table(metrics: Mapping[str, Metrics]) -> Table:
 
 def _intervals(sums: Ratios) -> dict[str, Interval | None]:
     intervals = {
-        name: wilson_interval(numerators.sum(), denominators.sum())
-        for name, (numerators, denominators) in sums.items()
+        name: wilson_interval(numerators.sum(), denominators.sum()) for name, (numerators, denominators) in sums.items()
     }
     # Entities of one row are right or wrong together, so rows are what is drawn again.
     clustered = [name for name in sums if name.startswith("entity_")]

@@ -26,9 +26,7 @@ class OllamaRuntime:
     and UsageError where the server has no such model.
     """
 
-    def __init__(
-        self, name: str, *, host: str | None = None, max_new_tokens: int = 256, parallel: int = 1
-    ) -> None:
+    def __init__(self, name: str, *, host: str | None = None, max_new_tokens: int = 256, parallel: int = 1) -> None:
         self._name = name
         self._host = host or os.environ.get("OLLAMA_HOST") or _OLLAMA_HOST
         try:
@@ -58,12 +56,8 @@ class OllamaRuntime:
             reply = self._client.generate(self._name, as_plain_text(command.strip()), options=self._options)
         except ollama.ResponseError as error:
             if error.status_code == httpx.codes.NOT_FOUND:
-                raise UsageError(
-                    f"Ollama has no model {self._name!r}; `ollama list` shows those it has."
-                ) from error
-            raise ServiceUnavailable(
-                f"Ollama failed to answer with {self._name!r}: {error.error}."
-            ) from error
+                raise UsageError(f"Ollama has no model {self._name!r}; `ollama list` shows those it has.") from error
+            raise ServiceUnavailable(f"Ollama failed to answer with {self._name!r}: {error.error}.") from error
         except (ConnectionError, httpx.HTTPError) as error:
             raise ServiceUnavailable(
                 f"Ollama does not answer at {self._host}; start it with `ollama serve` or set OLLAMA_HOST to "
@@ -103,13 +97,10 @@ class HttpRuntime:
         try:
             response = self._client.post(self._url, json={"command": command})
         except httpx.HTTPError as error:
-            raise ServiceUnavailable(
-                f"{self._url} does not answer: {error}. Is the gateway running?"
-            ) from error
+            raise ServiceUnavailable(f"{self._url} does not answer: {error}. Is the gateway running?") from error
         if response.status_code != httpx.codes.OK:
             raise ServiceUnavailable(
-                f"{self._url} answered {response.status_code} {response.reason_phrase}; see the gateway's "
-                "log."
+                f"{self._url} answered {response.status_code} {response.reason_phrase}; see the gateway's log."
             )
         return Prediction(text=response.text, tokens=0, seconds=time.perf_counter() - started)
 
@@ -134,18 +125,13 @@ def open_runtime(
         return OllamaRuntime(spec.removeprefix("ollama:"), max_new_tokens=max_new_tokens, parallel=parallel)
     path = Path(spec)
     if path.suffix == ".gguf":
-        return LlamaServer(
-            path, prompt=prompt, threads=threads, slots=parallel, max_new_tokens=max_new_tokens
-        )
+        return LlamaServer(path, prompt=prompt, threads=threads, slots=parallel, max_new_tokens=max_new_tokens)
     # Torch and transformers take seconds to import, which a GGUF file or a server does not need.
     from tasks.evaluation.hf_runtime import HuggingFaceRuntime, is_model_folder
 
     if is_model_folder(path):
-        return HuggingFaceRuntime(
-            path, prompt=prompt, max_new_tokens=max_new_tokens, batch_size=parallel, bf16=bf16
-        )
+        return HuggingFaceRuntime(path, prompt=prompt, max_new_tokens=max_new_tokens, batch_size=parallel, bf16=bf16)
     fault = "holds no config.json" if path.is_dir() else "is neither a folder nor a .gguf file"
     raise UsageError(
-        f"MODEL {spec!r} {fault}; give a Hugging Face or adapter folder, a .gguf file, ollama:NAME or "
-        "http://HOST."
+        f"MODEL {spec!r} {fault}; give a Hugging Face or adapter folder, a .gguf file, ollama:NAME or http://HOST."
     )

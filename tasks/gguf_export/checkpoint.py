@@ -75,24 +75,16 @@ class Checkpoint:
         size = os.fstat(descriptor).st_size
         header_size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
         if size < 8 or header_size > min(_MAX_HEADER, size - 8):
-            raise UsageError(
-                f"{path} is not a sound safetensors file: it is cut short. Copy or save it again."
-            )
+            raise UsageError(f"{path} is not a sound safetensors file: it is cut short. Copy or save it again.")
         try:
             header = json.loads(os.pread(descriptor, header_size, 8))
             header.pop("__metadata__", None)
-            entries = {
-                name: _entry(entry, descriptor, 8 + header_size, size) for name, entry in header.items()
-            }
+            entries = {name: _entry(entry, descriptor, 8 + header_size, size) for name, entry in header.items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise UsageError(
-                f"{path} is not a sound safetensors file: {error}. Copy or save it again."
-            ) from error
+            raise UsageError(f"{path} is not a sound safetensors file: {error}. Copy or save it again.") from error
         twice = self.tensors.keys() & entries.keys()
         if twice:
-            raise UsageError(
-                f"{sorted(twice)[0]} is in two shards of {path.parent}; save the checkpoint again."
-            )
+            raise UsageError(f"{sorted(twice)[0]} is in two shards of {path.parent}; save the checkpoint again.")
         self.tensors |= entries
 
 
@@ -111,9 +103,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _weight_files(model_dir: Path) -> list[Path]:
     if (model_dir / "adapter_config.json").is_file():
-        raise UsageError(
-            f"{model_dir} is a PEFT adapter; merge it into its base first, then convert the result."
-        )
+        raise UsageError(f"{model_dir} is a PEFT adapter; merge it into its base first, then convert the result.")
     index = model_dir / "model.safetensors.index.json"
     if not index.is_file():
         return [model_dir / "model.safetensors"]

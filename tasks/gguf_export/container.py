@@ -120,9 +120,7 @@ class GgufFile:
         try:
             values = dequantize(self.raw_rows(name, start, stop), tensor.type)
         except NotImplementedError:
-            raise UsageError(
-                f"{name} in {self.path} has the type {tensor.type.name}, which is not read."
-            ) from None
+            raise UsageError(f"{name} in {self.path} has the type {tensor.type.name}, which is not read.") from None
         return values.reshape(-1, tensor.row_length)
 
     def _parse(self, cursor: "_Cursor") -> None:
@@ -228,9 +226,7 @@ class _Cursor:
         return name, shape, self.scalar("<u4"), self.scalar("<u8")
 
 
-def header_bytes(
-    entries: Iterable[KeyValue], tensors: Iterable[tuple[str, tuple[int, ...], int, int]]
-) -> bytes:
+def header_bytes(entries: Iterable[KeyValue], tensors: Iterable[tuple[str, tuple[int, ...], int, int]]) -> bytes:
     """A whole header, padded to the alignment; ``tensors`` gives name, shape, type and offset in the data."""
     keys = [_packed_text(entry.key) + _packed_value(entry) for entry in entries]
     infos = [

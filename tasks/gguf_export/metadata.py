@@ -41,22 +41,16 @@ _NUMBERS = (
 
 def layer_types(layers: int) -> list[str]:
     """Gemma 3's pattern: every sixth layer attends to the whole context."""
-    return [
-        "sliding_attention" if (layer + 1) % GLOBAL_PERIOD else "full_attention" for layer in range(layers)
-    ]
+    return ["sliding_attention" if (layer + 1) % GLOBAL_PERIOD else "full_attention" for layer in range(layers)]
 
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise UsageError where llama.cpp would compute something else than the model of this config.json."""
     if config.get("model_type") != "gemma3_text":
-        raise UsageError(
-            f"the model type is {config.get('model_type')!r}; only gemma3_text can be converted."
-        )
+        raise UsageError(f"the model type is {config.get('model_type')!r}; only gemma3_text can be converted.")
     for key in _NUMBERS:
         if type(config.get(key)) is not int or not 0 < config[key] < 2**31:
-            raise UsageError(
-                f"config.json has {key} = {config.get(key)!r} where a positive whole number belongs."
-            )
+            raise UsageError(f"config.json has {key} = {config.get(key)!r} where a positive whole number belongs.")
     epsilon = config.get("rms_norm_eps")
     if type(epsilon) is not float or not 0 < epsilon < 1:
         raise UsageError(f"config.json has rms_norm_eps = {epsilon!r} where a small positive number belongs.")
@@ -95,9 +89,7 @@ def rope_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
     else:
         thetas = _theta(parameters, "full_attention"), _theta(parameters, "sliding_attention")
     if not all(type(theta) in (int, float) and theta > 0 for theta in thetas):
-        raise UsageError(
-            f"config.json has the rope base frequencies {thetas}; both must be positive numbers."
-        )
+        raise UsageError(f"config.json has the rope base frequencies {thetas}; both must be positive numbers.")
     return float(thetas[0]), float(thetas[1])
 
 
@@ -126,9 +118,7 @@ def metadata(
     """
     unknown = [key for key in provenance if not key.startswith(_PROVENANCE)]
     if unknown:
-        raise UsageError(
-            f"the provenance key {unknown[0]!r} begins with neither of {', '.join(_PROVENANCE)}."
-        )
+        raise UsageError(f"the provenance key {unknown[0]!r} begins with neither of {', '.join(_PROVENANCE)}.")
     further = {key: value for key, value in provenance.items() if key != "general.name"}
     licence = {key: further.pop(key) for key in _LICENCE_KEYS if key in further}
     entries = [
@@ -140,9 +130,7 @@ def metadata(
     ]
     keys = [entry.key for entry in entries]
     if len(keys) != len(set(keys)):
-        raise UsageError(
-            f"the provenance sets {next(key for key in keys if keys.count(key) > 1)}, which is computed."
-        )
+        raise UsageError(f"the provenance sets {next(key for key in keys if keys.count(key) > 1)}, which is computed.")
     return entries
 
 

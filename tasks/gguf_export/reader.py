@@ -52,15 +52,9 @@ def model_config(file: GgufFile) -> dict[str, Any]:
     """config.json of a Gemma3ForCausalLM with the shapes and constants of ``file``."""
     architecture = file.metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
-        raise UsageError(
-            f"{file.path} holds the architecture {architecture!r}; only {ARCHITECTURE} can be imported."
-        )
+        raise UsageError(f"{file.path} holds the architecture {architecture!r}; only {ARCHITECTURE} can be imported.")
     for key, value in file.metadata.items():
-        if (
-            key.startswith(f"{ARCHITECTURE}.")
-            and any(part in key for part in _UNSUPPORTED)
-            and value != "none"
-        ):
+        if key.startswith(f"{ARCHITECTURE}.") and any(part in key for part in _UNSUPPORTED) and value != "none":
             raise UsageError(f"{file.path} sets {key}, which the import does not support.")
     layers = _number(file, "block_count")
     if layers > MAX_LAYERS:
@@ -121,9 +115,7 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
         for key, kind in (("tokens", str), ("scores", float), ("token_type", int))
     )
     if not len(tokens) == len(scores) == len(types):
-        raise UsageError(
-            f"{file.path} has {len(tokens)} tokens, but {len(scores)} scores and {len(types)} types."
-        )
+        raise UsageError(f"{file.path} has {len(tokens)} tokens, but {len(scores)} scores and {len(types)} types.")
     if unknown := set(types) - set(TokenType):
         raise UsageError(f"{file.path} has tokens of the unknown type {min(unknown)}.")
     return Vocabulary(
@@ -152,9 +144,7 @@ def _checked_tensors(file: GgufFile, config: dict[str, Any]) -> dict[str, Tensor
     for name in [*shapes, *file.tensors]:
         found = file.tensors[name].shape if name in file.tensors else None
         if found != shapes.get(name):
-            raise UsageError(
-                f"{file.path} has {name} of shape {found} where its metadata asks for {shapes.get(name)}."
-            )
+            raise UsageError(f"{file.path} has {name} of shape {found} where its metadata asks for {shapes.get(name)}.")
     return {name: file.tensors[gguf_name(name)] for name in tensor_shapes(config)}
 
 
@@ -212,9 +202,7 @@ def _list(file: GgufFile, key: str, kind: type) -> list[Any]:
 def _number(file: GgufFile, key: str) -> int:
     value = file.metadata.get(f"{ARCHITECTURE}.{key}")
     if type(value) is not int or value <= 0:
-        raise UsageError(
-            f"{file.path} has {ARCHITECTURE}.{key} = {value!r} where a positive whole number belongs."
-        )
+        raise UsageError(f"{file.path} has {ARCHITECTURE}.{key} = {value!r} where a positive whole number belongs.")
     return value
 
 

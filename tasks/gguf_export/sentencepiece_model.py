@@ -45,9 +45,7 @@ def read_pieces(path: Path) -> list[Piece]:
 
 
 def _last(fields: list[tuple[int, int | bytes]], wanted: int) -> bytes:
-    return next(
-        (value for number, value in reversed(fields) if number == wanted and isinstance(value, bytes)), b""
-    )
+    return next((value for number, value in reversed(fields) if number == wanted and isinstance(value, bytes)), b"")
 
 
 def _piece(content: bytes) -> Piece:

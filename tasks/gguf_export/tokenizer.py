@@ -22,9 +22,7 @@ ADDED_TOKEN_SCORE = -1000.0
 UNUSED_SCORE = -10_000.0
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Control tokens that Gemma's files do not always mark as special; the list is upstream's.
-_LOOKS_SPECIAL = re.compile(
-    r"<pad>|<mask>|<2mass>|\[@BOS@\]|<unused.*>|<\|.*\|>|<(start|end)_of_turn>", re.DOTALL
-)
+_LOOKS_SPECIAL = re.compile(r"<pad>|<mask>|<2mass>|\[@BOS@\]|<unused.*>|<\|.*\|>|<(start|end)_of_turn>", re.DOTALL)
 _MERGEABLE = (TokenType.NORMAL, TokenType.USER_DEFINED)
 
 
@@ -54,9 +52,7 @@ def load_vocabulary(model_dir: Path, config: Mapping[str, Any]) -> Vocabulary:
     elif (model_dir / "tokenizer.model").is_file():
         tokens, scores, types = _from_sentencepiece(model_dir, size)
     else:
-        raise UsageError(
-            f"{model_dir} has neither tokenizer.json nor tokenizer.model; save its tokenizer there."
-        )
+        raise UsageError(f"{model_dir} has neither tokenizer.json nor tokenizer.model; save its tokenizer there.")
     settings_file = model_dir / "tokenizer_config.json"
     settings = read_json(settings_file) if settings_file.is_file() else {}
     ids = {token: id_ for id_, token in enumerate(tokens)}
@@ -101,9 +97,7 @@ def _from_tokenizer_json(path: Path, size: int) -> tuple[list[str], list[float],
         raise UsageError(f"{path} has a vocabulary with ids that are repeated or no numbers.")
     lost = [piece for id_, piece in pieces.items() if id_ >= size and id_ not in added_tokens]
     if lost:
-        raise UsageError(
-            f"{path} has pieces beyond the {size} rows of the embedding, {lost[0]!r} among them."
-        )
+        raise UsageError(f"{path} has pieces beyond the {size} rows of the embedding, {lost[0]!r} among them.")
     tokens, scores, types = _unused(size)
     for id_, piece in pieces.items():
         if id_ < size:
@@ -183,8 +177,7 @@ def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[flo
     lost = [piece.text for piece in pieces[size:] if piece.type in _MERGEABLE]
     if lost:
         raise UsageError(
-            f"{model_dir}/tokenizer.model has pieces beyond the {size} rows of the embedding, {lost[0]!r} "
-            "among them."
+            f"{model_dir}/tokenizer.model has pieces beyond the {size} rows of the embedding, {lost[0]!r} among them."
         )
     for id_, piece in enumerate(pieces[:size]):
         special = piece.type == TokenType.CONTROL or _LOOKS_SPECIAL.fullmatch(piece.text)
@@ -198,9 +191,7 @@ def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[flo
     return [_as_stored(token, type_) for token, type_ in zip(tokens, types, strict=True)], scores, types
 
 
-def _overlay(
-    added: Mapping[int, tuple[str, bool]], tokens: list[str], scores: list[float], types: list[int]
-) -> None:
+def _overlay(added: Mapping[int, tuple[str, bool]], tokens: list[str], scores: list[float], types: list[int]) -> None:
     """Set the added tokens that the embedding has room for."""
     for id_, (token, special) in added.items():
         if id_ < len(tokens):

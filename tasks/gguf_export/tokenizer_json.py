@@ -24,9 +24,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     used = [id_ for id_, type_ in enumerate(vocabulary.types) if type_ != TokenType.UNUSED]
     ids = {pieces[id_]: id_ for id_ in used}
     if len(ids) != len(used):
-        raise UsageError(
-            f"the vocabulary repeats {len(used) - len(ids)} pieces, which tokenizer.json cannot express."
-        )
+        raise UsageError(f"the vocabulary repeats {len(used) - len(ids)} pieces, which tokenizer.json cannot express.")
     return {
         "version": "1.0",
         "truncation": None,

@@ -123,9 +123,7 @@ def verify_gguf(
     checks += _next_token_checks(gguf, model_dir, ids, found)
     for check in checks:
         if not check.passed:
-            logger.error(
-                "%s: %s is %.3g, bound %.3g %s", gguf, check.name, check.value, check.bound, check.detail
-            )
+            logger.error("%s: %s is %.3g, bound %.3g %s", gguf, check.name, check.value, check.bound, check.detail)
     return VerifyReport(passed=all(check.passed for check in checks), checks=checks)
 
 
@@ -187,9 +185,7 @@ def _stored_form(values: np.ndarray, name: str) -> np.ndarray:
 def _stop_token(file: GgufFile) -> Check:
     """llama.cpp stops at ``<end_of_turn>`` by its text, if it is a control token."""
     tokens, types = file.metadata["tokenizer.ggml.tokens"], file.metadata["tokenizer.ggml.token_type"]
-    stops = [
-        id_ for id_, token in enumerate(tokens) if token == END_OF_TURN and types[id_] == TokenType.CONTROL
-    ]
+    stops = [id_ for id_, token in enumerate(tokens) if token == END_OF_TURN and types[id_] == TokenType.CONTROL]
     return Check(name="stop tokens", value=len(stops), bound=1, passed=len(stops) == 1, detail=f"ids {stops}")
 
 

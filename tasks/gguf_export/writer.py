@@ -142,9 +142,7 @@ def _plan(
     return ExportPlan(tensors=plans, header=header_bytes(entries, _tensor_headers(plans)))
 
 
-def _checked_shapes(
-    model_dir: Path, config: Mapping[str, Any], checkpoint: Checkpoint
-) -> dict[str, tuple[int, ...]]:
+def _checked_shapes(model_dir: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     """The shapes that config.json asks for, once the checkpoint is known to have exactly those."""
     found = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if name != OUTPUT}
     expected = tensor_shapes(config)
@@ -189,9 +187,7 @@ def _encode_rows(checkpoint: Checkpoint, plan: TensorPlan, start: int, stop: int
     if is_norm(plan.hf_name):
         values = values + np.float32(1)
     if plan.type is QuantType.F16 and np.abs(values).max() > np.finfo(np.float16).max:
-        raise UsageError(
-            f"{plan.gguf_name} holds {np.abs(values).max():.4g}, beyond f16; choose bf16 or q8_0."
-        )
+        raise UsageError(f"{plan.gguf_name} holds {np.abs(values).max():.4g}, beyond f16; choose bf16 or q8_0.")
     data = encode(values, plan.type).tobytes()
     return data + bytes(_aligned(plan.nbytes) - plan.nbytes) if stop == plan.rows else data
 

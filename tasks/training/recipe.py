@@ -45,7 +45,7 @@ class TrainingRecipe(_Frozen):
         if (self.method == "lora") != (self.lora is not None):
             raise ValueError('method = "lora" and a [lora] table go together')
         if self.load_bits in (4, 8) and self.method == "full":
-            raise ValueError(f"weights of {self.load_bits} bits cannot be fine-tuned in full; take method = \"lora\"")
+            raise ValueError(f'weights of {self.load_bits} bits cannot be fine-tuned in full; take method = "lora"')
         if self.load_bits in (4, 8) and self.qat:
             raise ValueError(f"qat needs weights of 16 or 32 bits, load_bits is {self.load_bits}")
         return self

@@ -12,12 +12,8 @@ from tasks.evaluation.hf_runtime import HuggingFaceRuntime, load_model
 from tasks.evaluation.prediction import Prediction
 
 
-def ask(
-    model_dir: Path, commands: list[str], *, batch_size: int = 4, max_new_tokens: int = 96
-) -> list[Prediction]:
-    runtime = HuggingFaceRuntime(
-        model_dir, prompt=Prompt(), max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
+def ask(model_dir: Path, commands: list[str], *, batch_size: int = 4, max_new_tokens: int = 96) -> list[Prediction]:
+    runtime = HuggingFaceRuntime(model_dir, prompt=Prompt(), max_new_tokens=max_new_tokens, batch_size=batch_size)
     with runtime:
         return runtime.answer(commands)
 
@@ -38,9 +34,7 @@ def test_answers_are_the_same_alone_and_batched(learnt_model_dir: Path, plant_re
     assert [(row.text, row.tokens) for row in alone] == [(row.text, row.tokens) for row in batched]
 
 
-def test_an_answer_ends_with_its_turn_and_counts_that_token(
-    learnt_model_dir: Path, plant_records: list[Record]
-):
+def test_an_answer_ends_with_its_turn_and_counts_that_token(learnt_model_dir: Path, plant_records: list[Record]):
     _, tokenizer = load_model(learnt_model_dir)
     [prediction] = ask(learnt_model_dir, [plant_records[0].command])
     assert prediction.tokens == len(tokenizer.encode(prediction.text, add_special_tokens=False)) + 1
@@ -63,9 +57,7 @@ def test_nothing_to_ask_gives_nothing(learnt_model_dir: Path):
     assert ask(learnt_model_dir, []) == []
 
 
-def test_an_adapter_folder_answers_with_its_base(
-    learnt_model_dir: Path, plant_records: list[Record], tmp_path: Path
-):
+def test_an_adapter_folder_answers_with_its_base(learnt_model_dir: Path, plant_records: list[Record], tmp_path: Path):
     from peft import LoraConfig, get_peft_model
 
     model, tokenizer = load_model(learnt_model_dir)

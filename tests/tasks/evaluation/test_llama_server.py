@@ -47,9 +47,7 @@ def test_gguf_answers_equal_those_of_the_float32_model(
     assert found[0].text == answer_text(plant_records[0].response, plant_labels)
 
 
-def test_answers_are_the_same_alone_and_with_every_slot_busy(
-    server: LlamaServer, plant_records: list[Record]
-):
+def test_answers_are_the_same_alone_and_with_every_slot_busy(server: LlamaServer, plant_records: list[Record]):
     commands = [record.command for record in plant_records] * 6
     together = [prediction.text for prediction in server.answer(commands)]
     assert together == [server.answer([command])[0].text for command in commands[:4]] * 6
@@ -106,9 +104,7 @@ def test_next_token_logprobs_cover_the_vocabulary_and_sum_to_one(
     assert list(server.next_token_logprobs(ids, 3)) == list(found)[:3]
 
 
-def test_a_schema_constrains_even_a_model_that_cannot_answer(
-    learnt_gguf: Path, plant_labels: LabelSet, tmp_path: Path
-):
+def test_a_schema_constrains_even_a_model_that_cannot_answer(learnt_gguf: Path, plant_labels: LabelSet, tmp_path: Path):
     commands = ["zzz " * 9, "0", "{}"]
     with open_server(learnt_gguf, schema=response_schema(plant_labels), max_new_tokens=400) as server:
         for prediction in server.answer(commands):

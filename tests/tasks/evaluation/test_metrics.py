@@ -114,9 +114,7 @@ def test_whitespace_around_the_json_is_allowed():
 
 
 def test_a_value_twice_counts_once():
-    metrics = score(
-        [record("check_asset", asset="P-1")], [answer("check_asset", asset=["P-1", "P-1"])], LABELS
-    )
+    metrics = score([record("check_asset", asset="P-1")], [answer("check_asset", asset=["P-1", "P-1"])], LABELS)
     assert metrics.entity_f1 == metrics.exact_match == 1.0
 
 
@@ -147,9 +145,7 @@ def test_confusion_counts_unknown_and_invalid_answers_in_columns_of_their_own():
 
 
 def test_confusion_has_no_column_that_nothing_needs():
-    assert confusion([record("check_asset")], [answer("check_asset")], LABELS).answered == list(
-        LABELS.intents
-    )
+    assert confusion([record("check_asset")], [answer("check_asset")], LABELS).answered == list(LABELS.intents)
 
 
 def test_wilson_interval_equals_scipy():

@@ -101,13 +101,9 @@ def test_a_model_against_itself_differs_nowhere(many_records: list[Record], plan
     assert not any(line.is_clear for line in comparison.metrics)
 
 
-def test_pairing_makes_the_interval_narrower_than_two_separate_ones(
-    many_records: list[Record], plant_labels: LabelSet
-):
+def test_pairing_makes_the_interval_narrower_than_two_separate_ones(many_records: list[Record], plant_labels: LabelSet):
     a = report_with_errors(many_records, plant_labels, 0.30, seed=1)
-    b = report_with_errors(
-        many_records, plant_labels, 0.35, seed=1
-    )  # errs wherever a errs, and a little more
+    b = report_with_errors(many_records, plant_labels, 0.35, seed=1)  # errs wherever a errs, and a little more
     [line] = [line for line in compare_reports(a, b).metrics if line.metric == "exact_match"]
     separate = b.intervals["exact_match"]
     assert separate is not None
@@ -166,9 +162,7 @@ def test_reports_of_other_rows_are_not_compared(many_records: list[Record], plan
         compare_reports(empty, empty)
 
 
-def test_page_table_and_json_tell_the_same(
-    many_records: list[Record], plant_labels: LabelSet, tmp_path: Path
-):
+def test_page_table_and_json_tell_the_same(many_records: list[Record], plant_labels: LabelSet, tmp_path: Path):
     a = report_with_errors(many_records, plant_labels, 0.4, seed=1, name="old.gguf")
     b = report_with_errors(many_records, plant_labels, 0.1, seed=2, name="new.gguf")
     comparison = compare_reports(a, b)

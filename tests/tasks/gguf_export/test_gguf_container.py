@@ -101,9 +101,7 @@ def test_flipped_bytes_are_read_or_refused_but_never_crash(
 
 @settings(max_examples=100, deadline=None)
 @given(content=st.binary(max_size=200))
-def test_garbage_behind_the_magic_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_garbage_behind_the_magic_is_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("garbage") / "garbage.gguf"
     path.write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 8 + content)
     with pytest.raises(UsageError):

@@ -49,9 +49,7 @@ def hf(tiny_gemma: Path) -> Tokenizer:
 @example(text=f"{START_OF_TURN}user\n{END_OF_TURN}<bos><eos><unk>")
 @example(text="  a   b    c")
 @example(text="\x00")
-def test_llama_cpp_and_hugging_face_split_any_text_alike(
-    server: LlamaServer, hf: Tokenizer, text: str
-) -> None:
+def test_llama_cpp_and_hugging_face_split_any_text_alike(server: LlamaServer, hf: Tokenizer, text: str) -> None:
     assert server.tokenize(text) == hf.encode(text, add_special_tokens=False).ids
 
 
@@ -93,9 +91,7 @@ def test_tokenizer_json_and_tokenizer_model_give_the_same_vocabulary(
 
 def test_types_and_scores_follow_upstream(tiny_gemma: Path) -> None:
     vocabulary = load_vocabulary(tiny_gemma, CONFIG)
-    by_token = dict(
-        zip(vocabulary.tokens, zip(vocabulary.types, vocabulary.scores, strict=True), strict=True)
-    )
+    by_token = dict(zip(vocabulary.tokens, zip(vocabulary.types, vocabulary.scores, strict=True), strict=True))
     assert by_token[START_OF_TURN] == (TokenType.CONTROL, -1000.0)
     assert by_token["  "] == (TokenType.USER_DEFINED, -1000.0)
     assert by_token["<0x0A>"] == (TokenType.BYTE, 0.0)
