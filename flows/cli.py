@@ -27,6 +27,7 @@ HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the repor
 LabelsOption = Annotated[Path | None, typer.Option(help="Label set (TOML); else labels.toml beside the data.")]
 DataOption = Annotated[Path, typer.Option("--data", help="Labelled records: .jsonl, or a folder with test.jsonl.")]
 InstructionOption = Annotated[str, typer.Option(help="Text before each command; a package brings its own.")]
+ProfileOption = Annotated[str, typer.Option(help="Profile that says how many new rows make retraining due.")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
 
 
@@ -54,6 +55,7 @@ def ingest(
     paths: Annotated[list[Path], typer.Argument(help="Audit files (.jsonl) or folders of them.")],
     dataset: Annotated[str | None, typer.Option(help="Dataset to add to; else the label set's name.")] = None,
     labels: LabelsOption = None,
+    profile: ProfileOption = "tiny",
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:
@@ -63,7 +65,7 @@ def ingest(
     from flows.console import console
     from registry.artifacts import write_text
 
-    report = flow.ingest(paths, dataset=dataset, labels=labels, home=place)
+    report = flow.ingest(paths, dataset=dataset, labels=labels, home=place, profile=profile)
     if summary:
         write_text(summary, report.model_dump_json(indent=2) + "\n")
     console.print(flow.ingest_table(report))
@@ -72,7 +74,7 @@ def ingest(
 @app.command()
 def due(
     dataset: Annotated[str | None, typer.Option(help="Dataset; else the only one of the audit store.")] = None,
-    profile: Annotated[str, typer.Option(help="Profile whose minimum of new rows counts.")] = "tiny",
+    profile: ProfileOption = "tiny",
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:
@@ -80,10 +82,9 @@ def due(
     place = _locate_home(home)
     from flows.console import console
     from flows.ingest import due as is_due
-    from flows.settings import load_profile
     from registry.artifacts import write_text
 
-    found = is_due(dataset, place, load_profile(profile).retraining.minimum_rows)
+    found = is_due(dataset, place, profile)
     if summary:
         write_text(summary, found.model_dump_json(indent=2) + "\n")
     verdict = "Retraining is due" if found.due else "Retraining is not due"

@@ -14,12 +14,11 @@ from rich.text import Text
 from data_checks.contract import LabelSet, Record, Response, label_set_toml, load_label_set, parse_label_set
 from data_checks.files import dataset_name, find_files, labels_beside, read_records, read_with_inferred_labels
 from data_checks.quarantine import LinesRefused
-from flows.settings import Home
+from flows.settings import Home, load_profile
 from registry.audit_store import AuditStore, Due, IngestReport
 from registry.errors import UsageError
 
 RETRAINING_DUE = "gemmill.retraining.due"  # the event that starts the retrain deployment
-_MINIMUM_ROWS = 200
 _CONFLICTS_SHOWN = 20
 
 
@@ -29,9 +28,11 @@ def ingest(
     dataset: str | None = None,
     labels: Path | None = None,
     home: Path | None = None,
-    minimum_rows: int = _MINIMUM_ROWS,
+    profile: str = "tiny",
 ) -> IngestReport:
-    """Store the audit files of ``paths``; emit an event where ``minimum_rows`` landed since training.
+    """Store the audit files of ``paths``; emit an event where so many landed that retraining is due.
+
+    ``profile`` says how many that is.
 
     Raises DataRefused where a line is not sound, and stores nothing then.
     """
@@ -42,7 +43,7 @@ def ingest(
             create_table_artifact(key="refused-lines", table=[problem.model_dump() for problem in refused.problems])
             raise
         create_table_artifact(key="ingested", table=[_summary_row(report)])
-        found = store.due(report.dataset, minimum_rows)
+        found = store.due(report.dataset, load_profile(profile).retraining.minimum_rows)
     if found.due:
         emit_event(
             event=RETRAINING_DUE,
@@ -52,10 +53,10 @@ def ingest(
     return report
 
 
-def due(dataset: str | None = None, home: Path | None = None, minimum_rows: int = _MINIMUM_ROWS) -> Due:
+def due(dataset: str | None = None, home: Path | None = None, profile: str = "tiny") -> Due:
     """Whether retraining on ``dataset`` is due; without a name, on the only dataset of the audit store."""
     with AuditStore(Home.locate(home).database_url) as store:
-        return store.due(only_dataset(store, dataset), minimum_rows)
+        return store.due(only_dataset(store, dataset), load_profile(profile).retraining.minimum_rows)
 
 
 def only_dataset(store: AuditStore, dataset: str | None) -> str:

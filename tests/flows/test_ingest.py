@@ -13,7 +13,7 @@ from rich.console import Console
 from data_checks.contract import LabelSet, Record, Response, label_set_toml, write_jsonl
 from data_checks.quarantine import LinesRefused
 from flows.ingest import RETRAINING_DUE, due, ingest, ingest_paths, ingest_table, only_dataset
-from flows.settings import Home
+from flows.settings import PROFILES_FOLDER, Home
 from registry.audit_store import AuditStore
 from registry.errors import UsageError
 
@@ -28,6 +28,15 @@ def write(path: Path, *records: Record) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(path, records)
     return path
+
+
+def _profile(folder: Path, minimum_rows: int) -> str:
+    """The shipped tiny profile with another number of new rows that make retraining due."""
+    lines = (PROFILES_FOLDER / "tiny.toml").read_text().splitlines()
+    changed = [f"minimum_rows = {minimum_rows}" if line.startswith("minimum_rows") else line for line in lines]
+    path = folder / f"due-{minimum_rows}.toml"
+    path.write_text("\n".join(changed))
+    return str(path)
 
 
 @pytest.fixture
@@ -130,12 +139,12 @@ def test_the_flow_stores_shows_what_it_did_and_says_when_retraining_is_due(
     events: list[dict[str, Any]] = []
     monkeypatch.setattr("flows.ingest.emit_event", lambda **event: events.append(event))
     file = write(tmp_path / "a.jsonl", record("SG-1 leaks"), record("SG-2 leaks"))
-    assert ingest([file], home=tmp_path / "home", minimum_rows=3).new == 2
+    assert ingest([file], home=tmp_path / "home", profile=_profile(tmp_path, 3)).new == 2
     assert events == []
-    assert ingest([file], home=tmp_path / "home", minimum_rows=2).new == 0
+    assert ingest([file], home=tmp_path / "home", profile=_profile(tmp_path, 2)).new == 0
     assert [(event["event"], event["payload"]["dataset"]) for event in events] == [(RETRAINING_DUE, "a")]
     assert table_of("ingested")[0]["known"] == 2
-    found = due("a", tmp_path / "home", minimum_rows=2)
+    found = due("a", tmp_path / "home", profile=_profile(tmp_path, 2))
     assert (found.due, found.new_rows) == (True, 2)
 
 
