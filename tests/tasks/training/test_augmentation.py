@@ -64,6 +64,7 @@ def test_pools_hold_each_value_as_often_as_it_occurs() -> None:
     [
         record("oil leak, oil everywhere", fluid="oil"),  # which one is meant?
         record("the toiler broke", fluid="oil"),  # part of another word
+        record("the seal by the bearing", part="seal"),  # the other value stands there already
         record("seal of the main seal ring", part="main seal", ring="main seal ring"),  # one inside the other
     ],
     ids=lambda row: row.command,
