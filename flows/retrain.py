@@ -109,7 +109,7 @@ def retrain(
             seconds=steps.seconds,
             reused=steps.reused,
         )
-        report(run, result, steps, place)
+        report(run, settings, result, measured, place)
     if summary:
         write_text(summary, result.model_dump_json(indent=2) + "\n")
     with AuditStore(place.database_url) as store:
@@ -255,13 +255,18 @@ def demonstrate(settings: Profile, gguf: Artifact) -> list[Answer]:
     ]
 
 
-def report(run: models.RunLog, result: RetrainSummary, steps: Steps, place: Home) -> None:
-    """The summary as an artifact of the MLflow run, its figures as a table in Prefect."""
-    path = place.path / "summaries" / f"{run.run_id}.json"
-    write_text(path, result.model_dump_json(indent=2) + "\n")
-    run.log_artifact(path)
-    run.log_metrics({f"seconds.{name}": value for name, value in steps.seconds.items()})
-    run.set_tags({"gate_verdict": "passed" if result.passed else "blocked", "reused_steps": ", ".join(steps.reused)})
+def report(run: models.RunLog, settings: Profile, result: RetrainSummary, measured: Measured, place: Home) -> None:
+    """Summary, resolved profile and pages as artifacts of the MLflow run, the figures as a table in Prefect."""
+    folder = place.path / "summaries" / run.run_id
+    write_text(folder / "summary.json", result.model_dump_json(indent=2) + "\n")
+    write_text(folder / "profile.json", settings.model_dump_json(indent=2) + "\n")
+    run.log_artifact(folder)
+    for evaluated in measured.metrics.values():
+        run.log_artifact(evaluated.page.path, "evaluation")
+    run.log_artifact(measured.forensics.page.path, "forensics")
+    run.log_metrics({f"seconds.{name}": value for name, value in result.seconds.items()})
+    verdict = "passed" if result.passed else "blocked"
+    run.set_tags({"gate_verdict": verdict, "reused_steps": ", ".join(result.reused)})
     table = [{"stage": stage, **metrics.model_dump()} for stage, metrics in result.metrics.items()]
     create_table_artifact(key="metrics", table=table)
 
