@@ -40,6 +40,8 @@ def _vary(record: Record, pools: Pools, generator: random.Random) -> Record:
             command = command.replace(value, other)
             renamed[name, value] = other
     digits = str.maketrans(_DIGITS, "".join(generator.sample(_DIGITS, 10)))
+    if not _digits_are_copied(record):
+        digits = {}
 
     def new(name: str, value: str) -> str:
         return renamed.get((name, value), value).translate(digits)
@@ -52,14 +54,22 @@ def _vary(record: Record, pools: Pools, generator: random.Random) -> Record:
     return record.model_copy(update={"command": command.translate(digits), "response": response})
 
 
+def _digits_are_copied(record: Record) -> bool:
+    """Whether digits of the answer come from the command as they are, not from "two" or "1 May"."""
+    values = [value for _, value in record.response.entity_values()]
+    return all(value in record.command for value in values if any(digit in value for digit in _DIGITS))
+
+
 def _stands_alone(value: str, command: str, record: Record) -> bool:
     """Whether ``value`` can be exchanged without touching another entity or another word."""
     start = command.find(value)
     end = start + len(value)
+    without = command.replace(value, "\0")
     return (
         start >= 0
         and command.count(value) == 1
         and not command[end : end + 1].isalnum()
         and not (start and command[start - 1].isalnum())
         and sum(value in other or other in value for _, other in record.response.entity_values()) == 1
+        and all(other in without for _, other in record.response.entity_values() if other in command and other != value)
     )

@@ -66,6 +66,7 @@ def test_pools_hold_each_value_as_often_as_it_occurs() -> None:
         record("the toiler broke", fluid="oil"),  # part of another word
         record("the seal by the bearing", part="seal"),  # the other value stands there already
         record("seal of the main seal ring", part="main seal", ring="main seal ring"),  # one inside the other
+        record("the main pump seal", part="main pump", ring="pump seal"),  # one over the end of the other
     ],
     ids=lambda row: row.command,
 )
@@ -86,3 +87,12 @@ def test_digits_are_renamed_alike_in_command_and_answer() -> None:
         assert len(set(asset[3:])) == 4 and number[0] == number[1]
         seen.add(asset)
     assert len(seen) > 20
+
+
+@pytest.mark.parametrize(
+    "row",
+    [record("two of 4 bolts by 1 May", number="2"), record("by 1 May", date="2027-05-01")],
+    ids=lambda row: row.command,
+)
+def test_digits_that_the_answer_does_not_copy_are_kept(row: Record) -> None:
+    assert [varied([row], value_pools([row]), seed=seed, epoch=0)[0] for seed in range(10)] == [row] * 10
