@@ -77,6 +77,12 @@ class Profile(_Settings):
             raise ValueError(f"evaluation.context is {self.evaluation.context}, a training record may have {longest}")
         return self
 
+    @model_validator(mode="after")
+    def _qat_has_a_grid(self) -> Self:
+        if (self.teacher.training.qat or self.student.training.qat) and not self.export.weights.is_block_type:
+            raise ValueError(f"qat is for block types, export.weights is {self.export.weights}; set qat = false")
+        return self
+
     @property
     def prompt(self) -> Prompt:
         return Prompt(instruction=self.instruction)

@@ -46,9 +46,24 @@ class TrainingRecipe(_Frozen):
             raise ValueError('method = "lora" and a [lora] table go together')
         if self.load_bits in (4, 8) and self.method == "full":
             raise ValueError(f'weights of {self.load_bits} bits cannot be fine-tuned in full; take method = "lora"')
-        if self.load_bits in (4, 8) and self.qat:
-            raise ValueError(f"qat needs weights of 16 or 32 bits, load_bits is {self.load_bits}")
+        if self.lora is not None and self.train_embedding:
+            raise ValueError("an adapter leaves the embedding as it is; set train_embedding = false")
+        if self.qat:
+            self._require_exact_grid()
         return self
+
+    def _require_exact_grid(self) -> None:
+        """What is trained must be what ships: see :mod:`tasks.quant.qat`."""
+        if self.lora is None and self.load_bits != 32:
+            raise ValueError(
+                f"qat of all weights needs load_bits = 32, it is {self.load_bits}; bf16 is not on the grid"
+            )
+        if self.load_bits in (4, 8):
+            raise ValueError(f"qat needs weights of 16 or 32 bits, load_bits is {self.load_bits}")
+        if self.load_bits == 16 and self.precision != "bf16":
+            raise ValueError('qat over weights of 16 bits needs precision = "bf16"')
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError("qat sees the merged weight, where an adapter has no dropout; set dropout = 0.0")
 
 
 class DistillRecipe(_Frozen):

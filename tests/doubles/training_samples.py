@@ -17,7 +17,7 @@ from tasks.training.loop import History, MetricSink
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
 
 PROMPT = Prompt()
-LORA = {"r": 4, "alpha": 8, "dropout": 0.1}
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0}
 _SETTINGS = {
     "method": "full",
     "load_bits": 32,

@@ -77,6 +77,12 @@ def test_a_context_that_cannot_hold_a_record_is_refused(tmp_path: Path) -> None:
         load_profile(str(path))
 
 
+def test_qat_for_a_file_without_blocks_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "float.toml", weights='weights = "f16"')
+    with pytest.raises(UsageError, match=r"qat is for block types, export\.weights is f16"):
+        load_profile(str(path))
+
+
 def test_an_unknown_profile_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"there is no profile 'huge'; take .*gemma3, gemma3-270m, tiny or the path"):
         load_profile("huge")

@@ -51,9 +51,12 @@ RECIPES = {
     "full, qat": make_recipe(qat=True),
     "full, qat, bf16": make_recipe(qat=True, precision="bf16"),
     "full, varied": make_recipe(vary_entities=True),
-    "lora": make_recipe(method="lora", lora=LORA, train_embedding=False),
+    "lora": make_recipe(method="lora", lora=LORA | {"dropout": 0.1}, train_embedding=False),
     "lora, qat": make_recipe(method="lora", lora=LORA, train_embedding=False, qat=True),
     "lora, qat, bf16": make_recipe(method="lora", lora=LORA, train_embedding=False, qat=True, precision="bf16"),
+    "lora, qat over 16 bits": make_recipe(
+        method="lora", lora=LORA, train_embedding=False, qat=True, load_bits=16, precision="bf16"
+    ),
     "lora over 16 bits": make_recipe(method="lora", lora=LORA, train_embedding=False, load_bits=16, precision="bf16"),
 }
 

@@ -4,6 +4,8 @@ import pytest
 from pydantic import ValidationError
 from training_samples import LORA, make_recipe
 
+ADAPTER = {"method": "lora", "lora": LORA, "train_embedding": False}
+
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
@@ -11,7 +13,11 @@ from training_samples import LORA, make_recipe
         ({"method": "lora"}, r'method = "lora" and a \[lora\] table go together'),
         ({"lora": LORA}, r'method = "lora" and a \[lora\] table go together'),
         ({"load_bits": 4}, "weights of 4 bits cannot be fine-tuned in full"),
-        ({"load_bits": 8, "method": "lora", "lora": LORA, "qat": True}, "qat needs weights of 16 or 32 bits"),
+        (ADAPTER | {"load_bits": 8, "qat": True}, "qat needs weights of 16 or 32 bits"),
+        (ADAPTER | {"load_bits": 16, "qat": True}, 'qat over weights of 16 bits needs precision = "bf16"'),
+        (ADAPTER | {"lora": LORA | {"dropout": 0.1}, "qat": True}, "an adapter has no dropout"),
+        (ADAPTER | {"train_embedding": True}, "an adapter leaves the embedding as it is"),
+        ({"load_bits": 16, "qat": True, "precision": "bf16"}, "qat of all weights needs load_bits = 32, it is 16"),
         ({"load_bits": 3}, "load_bits"),
         ({"warmup_ratio": 1.0}, "warmup_ratio"),
         ({"batch_size": 0}, "batch_size"),
