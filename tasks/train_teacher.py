@@ -19,7 +19,7 @@ from tasks.training.recipe import DistillRecipe, TrainingRecipe
 
 TRAINING_CODE = (
     "data_checks/contract.py", "deployment/prompt.py", "tasks/training", "tasks/distill", "tasks/quant",
-    "tasks/train_teacher.py", "tasks/distill_student.py",
+    "tasks/gguf_export/names.py", "tasks/gguf_export/plan.py", "tasks/train_teacher.py", "tasks/distill_student.py",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict
 
-from registry.errors import GemmillError
+from registry.errors import UsageError
 from tasks.training.checkpoint import load_checkpoint, save_checkpoint
 from tasks.training.examples import Batch, Example, epoch_batches
 from tasks.training.objective import Objective
@@ -81,7 +81,7 @@ def train(
     A run that was cut short goes on from ``checkpoint``, which the caller removes once the result is safe.
 
     Raises:
-        GemmillError: the loss is not finite; the message names the step.
+        UsageError: the loss is not finite; the message names the step.
     """
     torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     accelerator = Accelerator(mixed_precision="no")  # its precision is one for the process; a recipe has its own
@@ -101,7 +101,7 @@ def train(
         for micro_batches in islice(_steps(data, recipe), state.step, total):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_factor(state.step, total, recipe.warmup_ratio)
-            loss = _optimizer_step(accelerator, objective, optimizer, micro_batches, recipe, state.step)
+            loss = _optimizer_step(accelerator, objective, optimizer, micro_batches, recipe, state.step + 1)
             state.step += 1
             state.tokens += sum(int(batch.attention_mask.sum()) for batch in micro_batches)
             state.seconds = time.monotonic() - started
@@ -145,7 +145,7 @@ def _optimizer_step(
         total += loss.item()
         accelerator.backward(loss / tokens)
     if not math.isfinite(total):
-        raise GemmillError(f"the training loss is {total} at step {step}; lower learning_rate or max_grad_norm.")
+        raise UsageError(f"the training loss is {total} at step {step}; lower learning_rate or max_grad_norm.")
     accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
