@@ -24,7 +24,14 @@ class ExportedModel(BaseModel):
     verification: VerifyReport
 
 
-@step("tasks/gguf_export", "tasks/quant", "tasks/evaluation", "deployment/prompt.py", "tasks/export_gguf.py")
+@step(
+    "data_checks/contract.py",
+    "deployment/prompt.py",
+    "tasks/evaluation",
+    "tasks/gguf_export",
+    "tasks/quant",
+    "tasks/export_gguf.py",
+)
 def export_gguf(
     student: Artifact,
     snapshot: Snapshot,

@@ -21,7 +21,9 @@ class Forensics(BaseModel):
     page: Artifact
 
 
-@step("tasks/forensics", "tasks/inspect_weights.py")
+@step(
+    "tasks/forensics", "tasks/gguf_export/checkpoint.py", "tasks/gguf_export/container.py", "tasks/inspect_weights.py"
+)
 def inspect_weights(
     base: Artifact,
     teacher: Artifact,

@@ -18,9 +18,17 @@ from tasks.training.plots import plot_losses
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
 
 TRAINING_CODE = (
-    "data_checks/contract.py", "deployment/prompt.py", "tasks/training", "tasks/distill", "tasks/quant",
-    "tasks/gguf_export/names.py", "tasks/gguf_export/plan.py", "tasks/train_teacher.py", "tasks/distill_student.py",
-)  # fmt: skip
+    "data_checks/contract.py",
+    "deployment/prompt.py",
+    "tasks/training",
+    "tasks/distill",
+    "tasks/quant",
+    "tasks/gguf_export/checkpoint.py",
+    "tasks/gguf_export/names.py",
+    "tasks/gguf_export/plan.py",
+    "tasks/train_teacher.py",
+    "tasks/distill_student.py",
+)
 
 
 class TrainedModel(BaseModel):
