@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from registry.artifacts import require_writable
 from registry.errors import GemmillError
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ def _locate_home(home: Path | None) -> Path:
     """The home; Prefect's own state goes there too, so that a run leaves nothing elsewhere."""
     path = (home or Path(os.environ.get("GEMMILL_HOME", ".gemmill"))).absolute()
     if not {"PREFECT_API_URL", "PREFECT_HOME"} & os.environ.keys():
-        (path / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect's server does not make it
+        require_writable(path / "prefect" / "prefect.db")  # makes the folder, which Prefect's server does not
         os.environ["PREFECT_HOME"] = str(path / "prefect")
     return path
 

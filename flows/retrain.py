@@ -14,7 +14,7 @@ from flows.ingest import ingest_paths
 from flows.settings import Home, Profile, load_profile
 from flows.summary import Answer, CandidateBlocked, RetrainSummary
 from registry import models
-from registry.artifacts import Artifact, write_text
+from registry.artifacts import Artifact, require_writable, write_text
 from registry.audit_store import AuditStore
 from registry.errors import GateBlocked
 from registry.snapshots import Snapshot
@@ -81,6 +81,8 @@ def retrain(
         CandidateBlocked: a gate failed; the candidate is registered with its verdict, without the alias challenger.
     """
     settings, place = load_profile(profile), Home.locate(home)
+    if summary:
+        require_writable(summary)
     models.connect(place.path)
     name = dataset or _ingested(place, data or SAMPLE_DIR, labels)
     snapshot = take_snapshot(place.database_url, name, place.snapshots)

@@ -113,10 +113,29 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def require_writable(path: Path) -> None:
+    """Make the folder of a file that is to be written. Raises UsageError where it cannot be, before work is wasted."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder where a file is to be written; name a file in it.")
+    _make_parent(path)
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; name another place.") from error
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written: {path.parent} is read-only; name another place.")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is flushed and renamed, on an error removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path beside ``path``; on success it is flushed and renamed, on an error removed.
+
+    Raises UsageError where nothing can be written there.
+    """
+    require_writable(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
@@ -132,8 +151,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success it takes its place, on an error it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary folder beside ``path``; on success it takes its place, on an error it is removed.
+
+    Raises UsageError where nothing can be written there.
+    """
+    _make_parent(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
