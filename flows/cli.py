@@ -100,7 +100,9 @@ def retrain(
         Path | None, typer.Option(help="Audit files to ingest first; else the shipped synthetic sample.")
     ] = None,
     labels: LabelsOption = None,
-    dataset: Annotated[str | None, typer.Option(help="Train on this dataset of the audit store as it stands.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset to train on; without --data as it stands in the store.")
+    ] = None,
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:
@@ -113,9 +115,9 @@ def retrain(
     try:
         result = flow.retrain(profile=profile, data=data, labels=labels, dataset=dataset, home=place, summary=summary)
     except CandidateBlocked as blocked:
-        print_retrain(blocked.summary)
+        print_retrain(blocked.summary, home)
         raise
-    print_retrain(result)
+    print_retrain(result, home)
 
 
 @app.command()
@@ -183,7 +185,10 @@ def convert(
 
     weights, embedding_type = _quant_type(type_), _quant_type(embedding) if embedding else None
     if plan:
-        console.print(plan_table(plan_export(hf_dir, weights=weights, embedding=embedding_type)))
+        planned = plan_export(hf_dir, weights=weights, embedding=embedding_type)
+        if json_path:
+            write_text(json_path, planned.to_json())
+        console.print(plan_table(planned))
         return
     report = export_gguf(hf_dir, out, weights=weights, embedding=embedding_type)
     if json_path:

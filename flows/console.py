@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -85,8 +86,8 @@ def device_table(report: "DeployReport") -> Table:
     return table
 
 
-def print_retrain(summary: RetrainSummary) -> None:
-    """Metrics, gates, artifacts, two answers of the shipped file, and what to type next."""
+def print_retrain(summary: RetrainSummary, home: Path | None) -> None:
+    """Metrics, gates, artifacts, two answers of the shipped file, and what to type next, ``home`` as it was given."""
     from tasks.gates.report import verdict_table
 
     snapshot = summary.snapshot
@@ -103,9 +104,10 @@ def print_retrain(summary: RetrainSummary) -> None:
         console.print(f"{name} is registered with its verdict and goes no further.")
         return
     console.print(f"{name} is registered as {', '.join(summary.aliases) or 'a version without alias'}. Next:")
+    option = f" --home {home}" if home else ""
     console.print(
-        f"  gemmill promote {summary.model_version}    make it the champion (or set the alias in the MLflow UI)\n"
-        "  gemmill deploy       put the champion on the devices\n"
+        f"  gemmill promote {summary.model_version}{option}    make it the champion (or set its alias in MLflow)\n"
+        f"  gemmill deploy{option}       put the champion on the devices\n"
         f"  ollama run {summary.model_name}",
         highlight=False,
     )

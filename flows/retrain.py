@@ -16,7 +16,7 @@ from flows.summary import Answer, CandidateBlocked, RetrainSummary
 from registry import models
 from registry.artifacts import Artifact, require_writable, write_text
 from registry.audit_store import AuditStore
-from registry.errors import GateBlocked
+from registry.errors import GateBlocked, UsageError
 from registry.snapshots import Snapshot
 from tasks.bases.spec import TeacherBase
 from tasks.check_data import check_data
@@ -34,6 +34,7 @@ from tasks.steps import Steps
 from tasks.take_snapshot import take_snapshot
 from tasks.train_teacher import TrainedModel, train_teacher
 
+_TIMINGS = {"seconds", "tokens_per_second"}  # in a package they would make the same model a new version
 DEMONSTRATION = (
     "Surface grinder SG-402 has a hydraulic fluid leak at the main cylinder seal.",
     "What's the weather like tomorrow?",
@@ -71,21 +72,21 @@ def retrain(
 
     Args:
         profile: name of a shipped profile or path of a TOML file.
-        data: audit files to ingest first; without it and without ``dataset`` the shipped synthetic sample.
+        data: audit files to ingest first, into ``dataset``; without both the shipped synthetic sample.
         labels: label set for ``data``.
-        dataset: train on this dataset of the audit store as it stands.
+        dataset: the dataset to train on; without ``data`` as it stands in the audit store.
         home: where state lives.
         summary: file for the summary as JSON, written also where a gate blocks.
 
     Raises:
+        UsageError: ``labels`` without ``data``, or a profile that cannot be used.
         CandidateBlocked: a gate failed; the candidate is registered with its verdict, without the alias challenger.
     """
     settings, place = load_profile(profile), Home.locate(home)
     if summary:
         require_writable(summary)
     models.connect(place.path)
-    name = dataset or _ingested(place, data or SAMPLE_DIR, labels)
-    snapshot = take_snapshot(place.database_url, name, place.snapshots)
+    snapshot = take_snapshot(place.database_url, _dataset(place, data, labels, dataset), place.snapshots)
 
     run_name, tags = f"{settings.name}-{snapshot.id}", {"profile": settings.name, "snapshot_sha256": snapshot.sha256}
     with models.retrain_run(run_name, params=settings.model_dump(mode="json"), tags=tags) as run:
@@ -218,7 +219,9 @@ def publish(
         card={
             "base": _base_name(settings),
             "profile": settings.name,
-            "metrics": {stage: evaluated.metrics.model_dump() for stage, evaluated in measured.metrics.items()},
+            "metrics": {
+                stage: evaluated.metrics.model_dump(exclude=_TIMINGS) for stage, evaluated in measured.metrics.items()
+            },
             "gates": [gate.model_dump() for gate in measured.verdict.gates],
             "origin": {"snapshot_sha256": snapshot.sha256},
         },
@@ -273,9 +276,14 @@ def report(run: models.RunLog, settings: Profile, result: RetrainSummary, measur
     create_table_artifact(key="metrics", table=table)
 
 
-def _ingested(place: Home, data: Path, labels: Path | None) -> str:
+def _dataset(place: Home, data: Path | None, labels: Path | None, dataset: str | None) -> str:
+    """The dataset to train on, after ``data`` was ingested."""
+    if labels and not data:
+        raise UsageError(f"the label set {labels} is for audit files; name them with --data too.")
+    if dataset and not data:
+        return dataset
     with AuditStore(place.database_url) as store:
-        return ingest_paths(store, [data], labels=labels).dataset
+        return ingest_paths(store, [data or SAMPLE_DIR], dataset=dataset, labels=labels).dataset
 
 
 def _evaluated(

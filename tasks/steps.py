@@ -20,7 +20,10 @@ from registry.artifacts import Artifact, code_digest
 from registry.snapshots import Snapshot
 
 logger = logging.getLogger(__name__)
-_LIBRARIES = ("torch", "transformers", "peft", "gguf", "xllamacpp", "great-expectations")
+_LIBRARIES = (
+    "accelerate", "bitsandbytes", "gguf", "great-expectations", "numpy", "peft", "sentencepiece", "tokenizers", "torch",
+    "transformers", "xllamacpp",
+)  # fmt: skip
 _FILES_OF: dict[str, tuple[str, ...]] = {}
 
 

@@ -5,6 +5,7 @@ package, whose bytes equal llama-quantize's.
 """
 
 import hashlib
+import json
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -53,6 +54,20 @@ class ExportPlan:
     def file_bytes(self) -> int:
         """The size that the file will have."""
         return len(self.header) + sum(_aligned(plan.nbytes) for plan in self.tensors)
+
+    def to_json(self) -> str:
+        """File size and, for each tensor, name, shape, type, bits per weight and bytes."""
+        tensors = [
+            {
+                "name": plan.gguf_name,
+                "shape": plan.shape,
+                "type": plan.type,
+                "bits_per_weight": plan.bits_per_weight,
+                "bytes": plan.nbytes,
+            }
+            for plan in self.tensors
+        ]
+        return json.dumps({"bytes": self.file_bytes, "tensors": tensors}, indent=1) + "\n"
 
 
 def plan_export(

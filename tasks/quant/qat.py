@@ -1,4 +1,4 @@
-"""Quantisation-aware training: the forward pass sees every weight as the file will hold it."""
+"""Quantisation-aware training: the forward pass sees every trained weight as the file will hold it."""
 
 import logging
 from collections.abc import Iterator, Mapping

@@ -79,6 +79,11 @@ def fit(
         mix = teaching.recipe
         teacher = load_model(teaching.folder, bits=mix.teacher_bits).eval().requires_grad_(False)
         _require_same_vocabulary(model, teacher)
+        if load_tokenizer(teaching.folder).get_vocab() != tokenizer.get_vocab():
+            raise UsageError(
+                f"the tokens of {base.name} and {teaching.folder.name} differ, so their logits do not compare; take "
+                "bases of one family."
+            )
         objective = Objective(
             trained, head_dtype=head_dtype, teacher=teacher, temperature=mix.temperature,
             alpha_kd=mix.alpha_kd, alpha_ce=mix.alpha_ce,

@@ -145,6 +145,12 @@ def test_an_unknown_profile_exits_with_2(home: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_label_set_without_audit_files_exits_with_2(home: Path) -> None:
+    result = _gemmill(home, "retrain", "--labels", SAMPLE_DIR / "labels.toml")
+    assert result.returncode == 2
+    assert "--data" in result.stderr
+
+
 def test_deploy_without_an_ollama_exits_with_5(first: dict, home: Path) -> None:
     result = _gemmill(home, "deploy", "--alias", first["model_version"], "--device", "http://127.0.0.1:9")
     assert result.returncode == 5

@@ -92,7 +92,7 @@ def test_the_plan_predicts_the_file_to_the_byte(tiny_gemma: Path, tmp_path: Path
     plan = plan_export(tiny_gemma, weights=QuantType.Q5_1)
     report = export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=QuantType.Q5_1)
 
-    assert plan.file_bytes == report.bytes
+    assert plan.file_bytes == report.bytes == json.loads(plan.to_json())["bytes"]
     bits = {tensor.type: tensor.bits_per_weight for tensor in plan.tensors}
     assert bits == {QuantType.F32: 32, QuantType.Q8_0: 8.5, QuantType.Q5_1: 6}
 

@@ -189,6 +189,19 @@ def test_a_teacher_with_another_vocabulary_is_refused(
         )
 
 
+def test_a_teacher_with_as_many_but_other_tokens_is_refused(
+    tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
+) -> None:
+    teacher = shutil.copytree(tiny_model_dir, tmp_path / "teacher")
+    tokenizer = json.loads((teacher / "tokenizer.json").read_text(encoding="utf-8"))
+    pieces = tokenizer["model"]["vocab"]
+    first, second = list(pieces)[-2:]
+    pieces[first], pieces[second] = pieces[second], pieces[first]
+    (teacher / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"the tokens of .* and teacher differ"):
+        run_fit(tiny_model_dir, tmp_path / "out", few, labels, make_recipe(), teaching=make_teaching(teacher))
+
+
 def test_weights_of_few_bits_without_bitsandbytes_are_refused(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
