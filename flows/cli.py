@@ -103,6 +103,9 @@ def retrain(
     dataset: Annotated[
         str | None, typer.Option(help="Dataset to train on; without --data as it stands in the store.")
     ] = None,
+    texts: Annotated[
+        list[Path] | None, typer.Option(help="Unlabelled texts for a profile that pre-trains; may be repeated.")
+    ] = None,
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:
@@ -113,7 +116,9 @@ def retrain(
     from flows.summary import CandidateBlocked
 
     try:
-        result = flow.retrain(profile=profile, data=data, labels=labels, dataset=dataset, home=place, summary=summary)
+        result = flow.retrain(
+            profile=profile, data=data, labels=labels, dataset=dataset, texts=texts, home=place, summary=summary
+        )
     except CandidateBlocked as blocked:
         print_retrain(blocked.summary, home)
         raise

@@ -29,9 +29,11 @@ from tasks.inspect_weights import Forensics, inspect_weights
 from tasks.judge_gates import judge_gates
 from tasks.package_model import package_model
 from tasks.prepare_base import prepare_base
+from tasks.pretrain_base import pretrain_base
 from tasks.register_version import register_version
 from tasks.steps import Steps
 from tasks.take_snapshot import take_snapshot
+from tasks.take_texts import take_texts
 from tasks.train_teacher import TrainedModel, train_teacher
 
 _TIMINGS = {"seconds", "tokens_per_second"}  # in a package they would make the same model a new version
@@ -65,6 +67,7 @@ def retrain(
     data: Path | None = None,
     labels: Path | None = None,
     dataset: str | None = None,
+    texts: list[Path] | None = None,
     home: Path | None = None,
     summary: Path | None = None,
 ) -> RetrainSummary:
@@ -75,16 +78,22 @@ def retrain(
         data: audit files to ingest first, into ``dataset``; without both the shipped synthetic sample.
         labels: label set for ``data``.
         dataset: the dataset to train on; without ``data`` as it stands in the audit store.
+        texts: unlabelled texts for a profile that pre-trains its bases.
         home: where state lives.
         summary: file for the summary as JSON, written also where a gate blocks.
 
     Raises:
-        UsageError: ``labels`` without ``data``, or a profile that cannot be used.
+        UsageError: ``labels`` without ``data``, a profile that cannot be used, or one whose ``texts`` are missing.
         CandidateBlocked: a gate failed; the candidate is registered with its verdict, without the alias challenger.
     """
     settings, place = load_profile(profile), Home.locate(home)
     if summary:
         require_writable(summary)
+    if bool(texts) != bool(settings.pretraining):
+        wanted = (
+            "pre-trains on unlabelled texts; name them with" if settings.pretraining else "has no use for texts; omit"
+        )
+        raise UsageError(f"profile {settings.name} {wanted} --texts.")
     models.connect(place.path)
     snapshot = take_snapshot(place.database_url, _dataset(place, data, labels, dataset), place.snapshots)
 
@@ -93,7 +102,7 @@ def retrain(
         models.log_snapshot(run.run_id, snapshot)
         steps = Steps(place.steps, run.run_id)
         steps.run(check_data, snapshot=snapshot)
-        trained = train(steps, settings, snapshot, place)
+        trained = train(steps, settings, snapshot, place, take_texts(texts, place.texts) if texts else None)
         exported = export(steps, settings, snapshot, trained.student)
         measured = measure(steps, settings, snapshot, place, trained, exported)
         package, version = publish(steps, settings, snapshot, run, exported, measured)
@@ -124,15 +133,25 @@ def retrain(
     return result
 
 
-def train(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home) -> Trained:
+def train(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home, texts: Artifact | None) -> Trained:
     """Teacher, then student; both are told the types of the file that ships."""
+
+    def started(base: Artifact, stage: str) -> Artifact:
+        """The weights from which training starts."""
+        if texts is None:
+            return base
+        return steps.run(
+            pretrain_base, title=f"pretrain_{stage}_base", base=base, texts=texts, recipe=settings.pretraining
+        ).model
+
     common = {"snapshot": snapshot, "prompt": settings.prompt, **settings.export.model_dump()}
     base = prepare_base(settings.teacher.base, snapshot, place.bases)
-    teacher = steps.run(train_teacher, base=base, recipe=settings.teacher.training, **common)
+    teacher = steps.run(train_teacher, base=started(base, "teacher"), recipe=settings.teacher.training, **common)
     if isinstance(settings.student.base, TeacherBase):
         student_base = teacher.model
     else:
-        base = student_base = prepare_base(settings.student.base, snapshot, place.bases)
+        base = prepare_base(settings.student.base, snapshot, place.bases)
+        student_base = started(base, "student")
     student = steps.run(
         distill_student,
         base=student_base,

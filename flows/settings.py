@@ -63,6 +63,7 @@ class Profile(_Settings):
     model_name: str
     licence: Literal["gemma", "apache-2.0"] = Field(description="of the weights: what travels with every artifact")
     instruction: str = Field(description="put before each command; empty for none")
+    pretraining: TrainingRecipe | None = Field(default=None, description="of the bases, on unlabelled texts")
     teacher: TeacherSettings
     student: StudentSettings
     export: ExportSettings
@@ -75,6 +76,13 @@ class Profile(_Settings):
         longest = max(self.teacher.training.max_tokens, self.student.training.max_tokens)
         if self.evaluation.context < longest:
             raise ValueError(f"evaluation.context is {self.evaluation.context}, a training record may have {longest}")
+        return self
+
+    @model_validator(mode="after")
+    def _pretraining_is_plain(self) -> Self:
+        recipe = self.pretraining
+        if recipe and (recipe.qat or recipe.vary_entities or recipe.processes > 1):
+            raise ValueError("pretraining knows no qat, no vary_entities and one process")
         return self
 
     @model_validator(mode="after")
@@ -129,6 +137,10 @@ class Home(_Settings):
     @property
     def snapshots(self) -> Path:
         return self.path / "snapshots"
+
+    @property
+    def texts(self) -> Path:
+        return self.path / "texts"
 
     @property
     def bases(self) -> Path:

@@ -6,15 +6,17 @@ from deployment.prompt import Prompt
 from registry.artifacts import Artifact
 from registry.models import stage_run
 from registry.snapshots import Snapshot
+from tasks.distill.teacher_cache import cache_name
 from tasks.gguf_export.checkpoint import read_json
 from tasks.gguf_export.names import tensor_shapes
 from tasks.gguf_export.plan import plan_types
 from tasks.quant.types import QuantType
 from tasks.records import snapshot_labels, snapshot_records
 from tasks.steps import Place, step
-from tasks.training.fit import HISTORY_FILE, Teaching, fit
+from tasks.training.fit import HISTORY_FILE, Teaching
 from tasks.training.loop import History
 from tasks.training.plots import plot_losses
+from tasks.training.processes import TrainingJob, fit_in_processes
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
 
 TRAINING_CODE = (
@@ -69,22 +71,26 @@ def train_stage(
     """Train from ``base`` into the step's folder, with losses, curve and history logged to a nested MLflow run."""
     out = place.folder / "model"
     place.folder.mkdir(parents=True, exist_ok=True)
+    teaching = None
+    if teacher and distill:
+        cache = place.folder.parent / cache_name(teacher.sha256, distill.cache_top_k or 0, distill.temperature)
+        teaching = Teaching(teacher.verify(), distill, cache)
     plan = plan_types(tensor_shapes(read_json(base.path / "config.json")), weights=weights, embedding=embedding)
     with stage_run(place.run_id, stage) as log:
         log.log_params(recipe.model_dump() | (distill.model_dump() if distill else {}))
-        history = fit(
-            base.verify(),
-            out,
+        job = TrainingJob(
+            base=base.verify(),
+            out=out,
             train_records=snapshot_records(snapshot, "train"),
             validation_records=snapshot_records(snapshot, "validation"),
             labels=snapshot_labels(snapshot),
             prompt=prompt,
             recipe=recipe,
             types={name: tensor.type for name, tensor in plan.items()},
-            on_metric=log.log_metric,
-            teaching=Teaching(teacher.verify(), distill) if teacher and distill else None,
+            teaching=teaching,
             title=stage,
         )
+        history = fit_in_processes(job, log.log_metric)
         curve = plot_losses(history, place.folder / "losses.png", title=stage)
         log.log_artifact(curve)
         log.log_artifact(out / HISTORY_FILE)

@@ -1,10 +1,10 @@
-"""Knowledge distillation: KL divergence to the teacher mixed with cross-entropy, at response positions only.
+"""Knowledge distillation: a divergence from the teacher mixed with cross-entropy, at response positions only.
 
-    loss = alpha_ce * CE(labels, student) + alpha_kd * T^2 * KL(softmax(teacher / T) || softmax(student / T))
+    loss = alpha_ce * CE(labels, student) + alpha_kd * T^2 * D(softmax(teacher / T), softmax(student / T))
 
-(Hinton et al. 2015, arXiv:1503.02531). :func:`kd_loss` is the formula on whole logits. :func:`chunked_kd_loss` gives
-the same value and gradients from hidden states, a few positions at a time: at 262,144 tokens the logits of one batch
-would take gigabytes.
+(Hinton et al. 2015, arXiv:1503.02531; the divergences D are those of :mod:`tasks.distill.divergences`).
+:func:`kd_loss` is the formula on whole logits. :func:`chunked_kd_loss` gives the same value and gradients from hidden
+states, a few positions at a time: at 262,144 tokens the logits of one batch would take gigabytes.
 """
 
 from typing import Any, NamedTuple
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from tasks.distill.divergences import TopK, divergence, divergence_and_gradient, sparse_divergence_and_gradient
 
 _CHUNK_ENTRIES = 1 << 24  # logits held at once: 64 MB in float32
 
@@ -24,6 +26,7 @@ def kd_loss(
     temperature: float,
     alpha_kd: float,
     alpha_ce: float,
+    beta: float = 0.0,
     ignore_index: int = -100,
 ) -> Tensor:
     """The mixed loss summed over the positions whose label is not ``ignore_index``.
@@ -32,17 +35,14 @@ def kd_loss(
         student_logits: (N, V).
         teacher_logits: (N, V).
         labels: (N,) token ids.
+        beta: 0 for the forward KL, 1 for the reverse KL, between them the generalised Jensen-Shannon divergence.
     """
     kept = labels != ignore_index
     student, teacher = student_logits[kept].float(), teacher_logits[kept].float()
     cross_entropy = functional.cross_entropy(student, labels[kept], reduction="sum")
-    divergence = functional.kl_div(
-        functional.log_softmax(student / temperature, -1),
-        functional.log_softmax(teacher / temperature, -1),
-        log_target=True,
-        reduction="sum",
-    )
-    return alpha_ce * cross_entropy + alpha_kd * temperature**2 * divergence
+    student_log = functional.log_softmax(student / temperature, -1)
+    teacher_log = functional.log_softmax(teacher / temperature, -1)
+    return alpha_ce * cross_entropy + alpha_kd * temperature**2 * divergence(student_log, teacher_log, beta).sum()
 
 
 class Head(NamedTuple):
@@ -56,14 +56,22 @@ class Head(NamedTuple):
         return (hidden.to(self.weight.dtype) @ self.weight.T).float()
 
 
+class _Mix(NamedTuple):
+    temperature: float
+    alpha_kd: float
+    alpha_ce: float
+    beta: float
+
+
 def chunked_kd_loss(
     student: Head,
-    teacher: Head | None,
+    teacher: Head | TopK | None,
     labels: Tensor,
     *,
     temperature: float = 1.0,
     alpha_kd: float = 0.0,
     alpha_ce: float = 1.0,
+    beta: float = 0.0,
 ) -> Tensor:
     """:func:`kd_loss` summed over all N positions, never holding all logits; plain cross-entropy without a teacher.
 
@@ -71,31 +79,42 @@ def chunked_kd_loss(
     one, ``student.weight``; nothing flows to the teacher.
 
     Args:
-        student, teacher: heads over the same vocabulary; hidden sizes may differ.
+        student, teacher: heads over the same vocabulary, whose hidden sizes may differ; or what was kept of the
+            teacher's answers at ``temperature``.
         labels: (N,) token ids, none of them ignored.
     """
-    loss = _ChunkedLoss.apply(student.hidden, student.weight, teacher, labels, temperature, alpha_kd, alpha_ce)
+    mix = _Mix(temperature, alpha_kd, alpha_ce, beta)
+    loss = _ChunkedLoss.apply(student.hidden, student.weight, teacher, labels, mix)
     assert isinstance(loss, Tensor)  # noqa: S101  narrows the type of Function.apply
     return loss
 
 
 def _chunk_loss_and_gradient(
-    student: Tensor, teacher: Tensor | None, labels: Tensor, temperature: float, alpha_kd: float, alpha_ce: float
+    student: Tensor, teacher: Tensor | TopK | None, labels: Tensor, mix: _Mix
 ) -> tuple[Tensor, Tensor]:
     """Summed loss of some positions and its gradient with respect to their student logits, both (n, V)."""
     log_probabilities = functional.log_softmax(student, -1)
     rows = torch.arange(len(labels), device=labels.device)
-    loss = -alpha_ce * log_probabilities[rows, labels].sum()
+    loss = -mix.alpha_ce * log_probabilities[rows, labels].sum()
     gradient = log_probabilities.exp_()
     gradient[rows, labels] -= 1
-    gradient *= alpha_ce
+    gradient *= mix.alpha_ce
     if teacher is not None:
-        teacher_log = functional.log_softmax(teacher / temperature, -1)
-        student_log = functional.log_softmax(student / temperature, -1)
-        target = teacher_log.exp()
-        loss += alpha_kd * temperature**2 * torch.sum(target * teacher_log.sub_(student_log))
-        gradient += student_log.exp_().sub_(target).mul_(alpha_kd * temperature)
+        student_log = functional.log_softmax(student / mix.temperature, -1)
+        if isinstance(teacher, TopK):
+            distance, slope = sparse_divergence_and_gradient(student_log, teacher, mix.beta)
+        else:
+            teacher_log = functional.log_softmax(teacher / mix.temperature, -1)
+            distance, slope = divergence_and_gradient(student_log, teacher_log, mix.beta)
+        loss += mix.alpha_kd * mix.temperature**2 * distance
+        gradient += slope.mul_(mix.alpha_kd * mix.temperature)
     return loss, gradient
+
+
+def _targets(teacher: Head | TopK | None, rows: slice) -> Tensor | TopK | None:
+    if teacher is None:
+        return None
+    return teacher.logits(rows) if isinstance(teacher, Head) else TopK(*(part[rows] for part in teacher))
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -103,14 +122,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        teacher: Head | None,
-        labels: Tensor,
-        temperature: float,
-        alpha_kd: float,
-        alpha_ce: float,
+        ctx: Any, hidden: Tensor, weight: Tensor, teacher: Head | TopK | None, labels: Tensor, mix: _Mix
     ) -> Tensor:
         head = Head(hidden.detach(), weight.detach())
         step = max(1, _CHUNK_ENTRIES // weight.shape[0])
@@ -120,14 +132,7 @@ class _ChunkedLoss(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(labels), step):
                 rows = slice(start, start + step)
-                loss, gradient = _chunk_loss_and_gradient(
-                    head.logits(rows),
-                    None if teacher is None else teacher.logits(rows),
-                    labels[rows],
-                    temperature,
-                    alpha_kd,
-                    alpha_ce,
-                )
+                loss, gradient = _chunk_loss_and_gradient(head.logits(rows), _targets(teacher, rows), labels[rows], mix)
                 total += loss
                 gradient = gradient.to(weight.dtype)
                 hidden_gradient[rows] = (gradient @ head.weight).to(hidden.dtype)
@@ -140,4 +145,4 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scaled_weight = None if weight_gradient is None else weight_gradient * gradients[0]
-        return hidden_gradient * gradients[0], scaled_weight, None, None, None, None, None
+        return hidden_gradient * gradients[0], scaled_weight, None, None, None

@@ -13,6 +13,7 @@ from registry.errors import UsageError
 
 IGNORE_INDEX = -100
 _BUCKET_BATCHES = 16  # sorting by length inside so many batches keeps the order random and the padding small
+_BUCKETS = 4  # at the least, or a small set would make the same batches in every epoch
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,10 @@ def epoch_batches(
     """Every example once, in an order that depends on (seed, epoch) and the lengths alone."""
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
     order = torch.randperm(len(examples), generator=generator).tolist()
+    bucket_size = batch_size * min(_BUCKET_BATCHES, max(1, len(order) // batch_size // _BUCKETS))
     batches = []
-    for start in range(0, len(order), batch_size * _BUCKET_BATCHES):
-        bucket = sorted(order[start : start + batch_size * _BUCKET_BATCHES], key=lambda i: len(examples[i].input_ids))
+    for start in range(0, len(order), bucket_size):
+        bucket = sorted(order[start : start + bucket_size], key=lambda i: len(examples[i].input_ids))
         batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
     for index in torch.randperm(len(batches), generator=generator).tolist():
         yield collate([examples[i] for i in batches[index]], pad_id)

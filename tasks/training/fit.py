@@ -3,21 +3,24 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
+from accelerate import PartialState
 
 from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt, chat_template
 from registry.artifacts import atomic_directory, write_text
 from registry.errors import UsageError
+from tasks.distill.teacher_cache import TeacherCache
 from tasks.quant import qat
 from tasks.quant.types import QuantType
 from tasks.training.augmentation import value_pools, varied
+from tasks.training.checkpoint import remove_checkpoint
 from tasks.training.examples import Example, build_examples
 from tasks.training.loop import History, MetricSink, TrainingData, train
-from tasks.training.models import add_lora, load_model, load_tokenizer, save_adapter_and_merged, save_full
+from tasks.training.models import load_for_training, load_model, load_tokenizer, save_training
 from tasks.training.objective import Objective
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
 
@@ -26,10 +29,14 @@ HISTORY_FILE = "training_history.json"
 
 
 class Teaching(NamedTuple):
-    """A trained teacher and how the student learns from it."""
+    """A trained teacher and how the student learns from it.
+
+    ``cache`` is where its answers are kept if the recipe says so.
+    """
 
     folder: Path
     recipe: DistillRecipe
+    cache: Path
 
 
 def fit(
@@ -66,47 +73,44 @@ def fit(
         return fixed or examples(varied(train_records, pools, seed=recipe.seed, epoch=epoch))
 
     data = TrainingData(epoch_examples, len(train_records), examples(validation_records), tokenizer.pad_token_id or 0)
-    model = load_model(base, bits=recipe.load_bits)
-    model.get_input_embeddings().requires_grad_(recipe.train_embedding)
-    trained = add_lora(model, recipe.lora) if recipe.lora else model
+    model, trained = load_for_training(base, recipe)
     if recipe.qat:
         qat.attach(trained, types)
-
     head_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    if teaching is None:
-        objective = Objective(trained, head_dtype=head_dtype)
-    else:
-        mix = teaching.recipe
-        teacher = load_model(teaching.folder, bits=mix.teacher_bits).eval().requires_grad_(False)
-        _require_same_vocabulary(model, teacher)
-        if load_tokenizer(teaching.folder).get_vocab() != tokenizer.get_vocab():
-            raise UsageError(
-                f"the tokens of {base.name} and {teaching.folder.name} differ, so their logits do not compare; take "
-                "bases of one family."
-            )
-        objective = Objective(
-            trained, head_dtype=head_dtype, teacher=teacher, temperature=mix.temperature,
-            alpha_kd=mix.alpha_kd, alpha_ce=mix.alpha_ce,
-        )  # fmt: skip
+    objective = Objective(trained, head_dtype=head_dtype, **_teacher(teaching, base, model, tokenizer))
 
     checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"
     history = train(objective, data, recipe, checkpoint=checkpoint, on_metric=on_metric, title=title)
     qat.settle(trained)
-    with atomic_directory(out) as temporary:
-        if recipe.lora:
-            save_adapter_and_merged(trained, base, temporary)
-        else:
-            save_full(model, base, temporary)
-        write_text(temporary / "chat_template.jinja", chat_template(prompt))
-        write_text(temporary / HISTORY_FILE, history.model_dump_json(indent=1))
-    checkpoint.unlink(missing_ok=True)
+    processes = PartialState()
+    if processes.is_main_process:
+        with atomic_directory(out) as temporary:
+            save_training(model, trained, base, temporary)
+            write_text(temporary / "chat_template.jinja", chat_template(prompt))
+            write_text(temporary / HISTORY_FILE, history.model_dump_json(indent=1))
+        remove_checkpoint(checkpoint)
+    processes.wait_for_everyone()
     return history
 
 
-def _require_same_vocabulary(student: transformers.PreTrainedModel, teacher: transformers.PreTrainedModel) -> None:
+def _teacher(
+    teaching: Teaching | None, base: Path, student: transformers.PreTrainedModel, tokenizer: Any
+) -> dict[str, Any]:
+    """What an Objective is told of the teacher. Raises UsageError for one of another vocabulary."""
+    if teaching is None:
+        return {}
+    mix = teaching.recipe
+    teacher = load_model(teaching.folder, bits=mix.teacher_bits).eval().requires_grad_(False)
     sizes = student.config.vocab_size, teacher.config.vocab_size
     if sizes[0] != sizes[1]:
         raise UsageError(
             f"student and teacher need one vocabulary, they have {sizes[0]} and {sizes[1]} tokens; take bases "
             "of one family."
         )
+    if load_tokenizer(teaching.folder).get_vocab() != tokenizer.get_vocab():
+        raise UsageError(
+            f"the tokens of {base.name} and {teaching.folder.name} differ, so their logits do not compare; take "
+            "bases of one family."
+        )
+    cached = {"cache": TeacherCache(teaching.cache), "top_k": mix.cache_top_k} if mix.cache_top_k else {}
+    return {"teacher": teacher, **cached, **mix.model_dump(include={"temperature", "alpha_kd", "alpha_ce", "beta"})}

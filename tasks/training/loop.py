@@ -14,14 +14,16 @@ from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict
 
 from registry.errors import UsageError
-from tasks.training.checkpoint import load_checkpoint, save_checkpoint
-from tasks.training.examples import Batch, Example, epoch_batches
+from tasks.quant import qat
+from tasks.training.checkpoint import best_weights, load_checkpoint, load_trained, save_checkpoint, save_trained
+from tasks.training.examples import IGNORE_INDEX, Batch, Example, epoch_batches
+from tasks.training.finite import first_bad_gradient, first_bad_tensor
 from tasks.training.objective import Objective
+from tasks.training.optimizer import build_optimizer, learning_rate_factor
 from tasks.training.progress import Progress
 from tasks.training.recipe import TrainingRecipe
 
 logger = logging.getLogger(__name__)
-_BETAS = (0.9, 0.99)  # runs of a few hundred steps are over before a decay of 0.999 has warmed up
 
 MetricSink = Callable[[str, float, int], None]  # name, value, optimizer step
 
@@ -59,14 +61,6 @@ class TrainingData(NamedTuple):
     pad_id: int
 
 
-def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
-    """Linear warm-up, then a cosine down to zero (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
-    warmup = math.ceil(total * warmup_ratio)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
 def train(
     objective: Objective,
     data: TrainingData,
@@ -78,18 +72,15 @@ def train(
 ) -> History:
     """Train the objective's model in place.
 
-    A run that was cut short goes on from ``checkpoint``, which the caller removes once the result is safe.
+    A run that was cut short goes on from ``checkpoint``, which the caller removes once the result is safe. Under
+    ``accelerate launch`` the processes share each step's micro-batches, and the result is that of one process.
 
     Raises:
-        UsageError: the loss is not finite; the message names the step.
+        UsageError: the loss or a gradient is not finite; the message names the step and the first bad tensor.
     """
     torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     accelerator = Accelerator(mixed_precision="no")  # its precision is one for the process; a recipe has its own
-    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=_BETAS, fused=True
-    )
-    objective, optimizer = accelerator.prepare(objective, optimizer)
+    wrapped, optimizer = accelerator.prepare(objective, build_optimizer(objective, recipe))
     per_epoch = math.ceil(math.ceil(data.rows / recipe.batch_size) / recipe.accumulation)
     total = min(per_epoch * recipe.epochs, recipe.max_steps or per_epoch * recipe.epochs)
     state = _State.model_validate(load_checkpoint(checkpoint, objective, optimizer) or {})
@@ -97,11 +88,12 @@ def train(
         logger.info("%s goes on from step %d of %d", title, state.step, total)
     started = time.monotonic() - state.seconds
 
-    with Progress(title, total, done=state.step) as progress:
+    with Progress(title, total, done=state.step, shown=accelerator.is_main_process) as progress:
         for micro_batches in islice(_steps(data, recipe), state.step, total):
+            qat.enable(objective, state.step >= recipe.qat_start_step)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_factor(state.step, total, recipe.warmup_ratio)
-            loss = _optimizer_step(accelerator, objective, optimizer, micro_batches, recipe, state.step + 1)
+            loss = _optimizer_step(accelerator, wrapped, optimizer, micro_batches, recipe, state.step + 1)
             state.step += 1
             state.tokens += sum(int(batch.attention_mask.sum()) for batch in micro_batches)
             state.seconds = time.monotonic() - started
@@ -111,10 +103,25 @@ def train(
                 state.validation_steps.append(state.step)
                 state.validation_loss.append(_mean_loss(accelerator, objective, data, recipe))
                 on_metric("validation_loss", state.validation_loss[-1], state.step)
-            if state.step % recipe.checkpoint_steps == 0 and state.step < total:
+                if recipe.patience and _is_over(state.validation_loss, recipe.patience, objective, checkpoint):
+                    logger.info("%s ends at step %d: no lower validation loss any more", title, state.step)
+                    break
+            if state.step % recipe.checkpoint_steps == 0 and state.step < total and accelerator.is_main_process:
+                objective.save_cache()
                 save_checkpoint(checkpoint, objective, optimizer, state.model_dump())
             progress.advance(loss)
+    if recipe.patience:
+        load_trained(best_weights(checkpoint), objective)
+    objective.save_cache()
     return History(**state.model_dump(exclude={"step"}), steps=state.step)
+
+
+def _is_over(losses: Sequence[float], patience: int, objective: Objective, checkpoint: Path) -> bool:
+    """Keep the weights of the lowest validation loss; whether it lies ``patience`` validations back."""
+    lowest = losses.index(min(losses))
+    if lowest == len(losses) - 1:
+        save_trained(best_weights(checkpoint), objective)
+    return len(losses) - 1 - lowest >= patience
 
 
 def _steps(data: TrainingData, recipe: TrainingRecipe) -> Iterator[tuple[Batch, ...]]:
@@ -135,21 +142,38 @@ def _optimizer_step(
     recipe: TrainingRecipe,
     step: int,
 ) -> float:
-    """One update from the mean loss over all response tokens of the micro-batches."""
+    """One update from the mean loss over all response tokens of the micro-batches, in whichever process they are."""
     objective.train()
     tokens = sum(batch.response_tokens for batch in micro_batches)
-    total = 0.0
-    for batch in micro_batches:
+    total = torch.zeros((), device=accelerator.device)
+    for batch in _share(micro_batches, accelerator.process_index, accelerator.num_processes):
+        moved = Batch(*(tensor.to(accelerator.device) for tensor in batch))
         with _autocast(accelerator, recipe):
-            loss = objective(Batch(*(tensor.to(accelerator.device) for tensor in batch)))
-        total += loss.item()
-        accelerator.backward(loss / tokens)
-    if not math.isfinite(total):
-        raise UsageError(f"the training loss is {total} at step {step}; lower learning_rate or max_grad_norm.")
-    accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
+            loss = objective(moved)
+        if not torch.isfinite(loss):
+            bad = first_bad_tensor(objective, lambda batch=moved: objective(batch))
+            raise UsageError(
+                f"the training loss is {loss.item()} at step {step}, first seen in {bad}; lower learning_rate or "
+                "max_grad_norm."
+            )
+        total += loss.detach()
+        accelerator.backward(loss * (accelerator.num_processes / tokens))  # gradients are averaged over processes
+    norm = accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
+    if norm is not None and not torch.isfinite(norm):
+        bad = first_bad_gradient(objective)
+        raise UsageError(f"{bad} is not finite at step {step}; lower learning_rate.")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total / tokens
+    summed = accelerator.reduce(total, "sum")
+    assert isinstance(summed, torch.Tensor)  # noqa: S101  narrows the type of reduce
+    return summed.item() / tokens
+
+
+def _share(micro_batches: Sequence[Batch], process: int, processes: int) -> list[Batch]:
+    """What one of several processes computes: as many forward passes as the others, the spare ones without a label."""
+    padded = -len(micro_batches) % processes
+    spare = micro_batches[0]._replace(labels=torch.full_like(micro_batches[0].labels, IGNORE_INDEX))
+    return [*micro_batches, *[spare] * padded][process::processes]
 
 
 def _autocast(accelerator: Accelerator, recipe: TrainingRecipe) -> torch.autocast:

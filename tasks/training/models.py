@@ -1,5 +1,6 @@
 """Loading a causal language model for training, and saving what training made of it, as safetensors only."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from registry.errors import UsageError
-from tasks.training.recipe import LoraRecipe
+from tasks.training.recipe import LoraRecipe, TrainingRecipe
 
 ADAPTER_FOLDER = "adapter"
 _LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -24,7 +25,7 @@ def load_model(folder: Path, *, bits: int) -> PreTrainedModel:
     Raises UsageError where the folder holds no whole model in safetensors, its final logits are soft-capped, or
     bitsandbytes is needed and missing.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     arguments: dict[str, Any] = {"device_map": {"": device}, "attn_implementation": "sdpa", "use_safetensors": True}
     if bits in _DTYPES:
         arguments["dtype"] = _DTYPES[bits]
@@ -46,6 +47,23 @@ def load_model(folder: Path, *, bits: int) -> PreTrainedModel:
     if missing := sorted(found["missing_keys"]):  # transformers would go on with random ones
         raise UsageError(f"the model in {folder} lacks {missing[0]} ({len(missing)} missing in all); fetch it again.")
     return model
+
+
+def load_for_training(base: Path, recipe: TrainingRecipe) -> tuple[PreTrainedModel, nn.Module]:
+    """The model of ``base``, and what is trained: the model itself or an adapter around it."""
+    model = load_model(base, bits=recipe.load_bits)
+    model.get_input_embeddings().requires_grad_(recipe.train_embedding)
+    if recipe.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model, add_lora(model, recipe.lora) if recipe.lora else model
+
+
+def save_training(model: PreTrainedModel, trained: nn.Module, base: Path, out: Path) -> None:
+    """Write what :func:`load_for_training` gave as a Hugging Face folder, an adapter merged."""
+    if trained is model:
+        save_full(model, base, out)
+    else:
+        save_adapter_and_merged(trained, base, out)
 
 
 def _bitsandbytes_config(bits: int) -> BitsAndBytesConfig:

@@ -1,11 +1,15 @@
 """What a batch costs: hidden states at the response positions, and the loss computed from them."""
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tasks.distill.divergences import TopK
 from tasks.distill.kd import Head, chunked_kd_loss
+from tasks.distill.teacher_cache import TeacherCache, identity
 from tasks.quant.qat import quantised_once
 from tasks.training.examples import IGNORE_INDEX, Batch
 
@@ -34,8 +38,42 @@ class _ResponseHead:
         return Head(hidden, cast)
 
 
+class _CachedTeacher:
+    """A teacher that is asked once for each example and answers with its likeliest tokens."""
+
+    def __init__(
+        self, teacher: nn.Module, cache: TeacherCache, *, top_k: int, temperature: float, head_dtype: torch.dtype
+    ) -> None:
+        self._head = _ResponseHead(teacher, head_dtype)
+        self._top_k, self._temperature = top_k, temperature
+        self._cache = cache
+
+    def __call__(self, batch: Batch) -> TopK:
+        lengths, counted = batch.attention_mask.sum(-1).tolist(), batch.labels != IGNORE_INDEX
+        starts = counted.int().argmax(-1).tolist()
+        examples = [identity(batch.input_ids[row, : lengths[row]], starts[row] + 1) for row in range(len(lengths))]
+
+        def ask(places: list[int]) -> list[TopK]:
+            head = self._head(Batch(*(part[places] for part in batch)))
+            counts = counted[places].sum(-1).tolist()
+            return [TopK.of(head.logits(rows), self._top_k, self._temperature) for rows in _row_slices(counts)]
+
+        answer = self._cache.answer(examples, ask)
+        return TopK(*(part.to(batch.input_ids.device) for part in answer))
+
+
+def _row_slices(counts: list[int]) -> list[slice]:
+    ends = list(itertools.accumulate(counts))
+    return [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
+
+
 class Objective(nn.Module):
-    """Loss of a batch summed over its response tokens: cross-entropy, and KL to a teacher where there is one."""
+    """Loss of a batch summed over its response tokens: cross-entropy, mixed with the divergence from a teacher.
+
+    Args:
+        cache: where a teacher's answers are kept; None asks it at every step.
+        top_k: how many tokens of an answer are kept.
+    """
 
     def __init__(
         self,
@@ -46,12 +84,20 @@ class Objective(nn.Module):
         temperature: float = 1.0,
         alpha_kd: float = 0.0,
         alpha_ce: float = 1.0,
+        beta: float = 0.0,
+        cache: TeacherCache | None = None,
+        top_k: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
         self._student_head = _ResponseHead(model, head_dtype)
-        self._teacher_head = None if teacher is None else _ResponseHead(teacher, head_dtype)
-        self._mix = {"temperature": temperature, "alpha_kd": alpha_kd, "alpha_ce": alpha_ce}
+        self._teacher: Callable[[Batch], Head | TopK] | None = None
+        self._cache = cache
+        if teacher is not None and cache is not None:
+            self._teacher = _CachedTeacher(teacher, cache, top_k=top_k, temperature=temperature, head_dtype=head_dtype)
+        elif teacher is not None:
+            self._teacher = _ResponseHead(teacher, head_dtype)
+        self._mix = {"temperature": temperature, "alpha_kd": alpha_kd, "alpha_ce": alpha_ce, "beta": beta}
 
     def forward(self, batch: Batch) -> Tensor:
         """The mixed loss in training, plain cross-entropy in evaluation mode, which compares across recipes."""
@@ -61,7 +107,12 @@ class Objective(nn.Module):
             if not self.training:
                 return chunked_kd_loss(student, None, labels)
             teacher = None
-            if self._teacher_head is not None:
+            if self._teacher is not None:
                 with torch.no_grad():
-                    teacher = self._teacher_head(batch)
+                    teacher = self._teacher(batch)
             return chunked_kd_loss(student, teacher, labels, **self._mix)
+
+    def save_cache(self) -> None:
+        """Write the answers that the teacher has given since the last time."""
+        if self._cache is not None:
+            self._cache.save()

@@ -16,9 +16,10 @@ _LOG_SECONDS = 30
 
 
 class Progress:
-    """Counts steps of known total; ``advance`` takes the figure to show beside the bar."""
+    """Counts steps of known total; ``advance`` takes the figure to show beside the bar. Silent unless ``shown``."""
 
-    def __init__(self, title: str, total: int, *, done: int = 0) -> None:
+    def __init__(self, title: str, total: int, *, done: int = 0, shown: bool = True) -> None:
+        self._shown = shown
         self._title, self._total, self._done, self._first = title, total, done, done
         self._started = self._logged = time.monotonic()
         self._bar = RichProgress(
@@ -30,7 +31,7 @@ class Progress:
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=Console(file=sys.stderr),
-            disable=not sys.stderr.isatty(),
+            disable=not (shown and sys.stderr.isatty()),
         )
         self._task = self._bar.add_task(title, total=total, completed=done, loss=float("nan"))
 
@@ -47,7 +48,7 @@ class Progress:
         self._done += 1
         self._bar.update(self._task, advance=1, loss=loss)
         now = time.monotonic()
-        if self._bar.disable and (now - self._logged >= _LOG_SECONDS or self._done == self._total):
+        if self._shown and self._bar.disable and (now - self._logged >= _LOG_SECONDS or self._done == self._total):
             self._logged = now
             remaining = (now - self._started) / (self._done - self._first) * (self._total - self._done)
             logger.info(

@@ -25,20 +25,33 @@ class TrainingRecipe(_Frozen):
     load_bits: Literal[4, 8, 16, 32] = Field(description="precision of the loaded weights; 4 and 8 by bitsandbytes")
     train_embedding: bool
     qat: bool = Field(description="train on the grid of the exported types")
+    qat_start_step: int = Field(ge=0, default=0, description="optimizer steps in full precision before qat sets in")
     precision: Literal["fp32", "bf16"] = Field(description="of the arithmetic; bf16 is autocast over the weights")
     epochs: int = Field(ge=1)
     max_steps: int | None = Field(ge=1, default=None, description="end after so many optimizer steps at the latest")
+    patience: int | None = Field(
+        ge=1,
+        default=None,
+        description="end after so many epochs without a lower validation loss; keep the best weights",
+    )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        default="adamw", description="adamw_8bit keeps its moments in 8 bits, by bitsandbytes"
+    )
     learning_rate: float = Field(gt=0)
     warmup_ratio: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(gt=0)
     batch_size: int = Field(ge=1, description="records in one forward pass")
     accumulation: int = Field(ge=1, description="forward passes in one optimizer step")
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations in the backward pass instead of keeping them"
+    )
     max_tokens: int = Field(ge=32, description="longest record in tokens; a longer one is an error")
     vary_entities: bool = Field(description="put other entity values into the training sentences in each epoch")
     checkpoint_steps: int = Field(ge=1)
     seed: int
-    threads: int = Field(ge=0, description="of torch; 0 takes every core")
+    threads: int = Field(ge=0, description="of torch in each process; 0 takes every core")
+    processes: int = Field(ge=1, default=1, description="that share the micro-batches of a step, one on each GPU")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -48,8 +61,15 @@ class TrainingRecipe(_Frozen):
             raise ValueError(f'weights of {self.load_bits} bits cannot be fine-tuned in full; take method = "lora"')
         if self.lora is not None and self.train_embedding:
             raise ValueError("an adapter leaves the embedding as it is; set train_embedding = false")
+        if self.accumulation % self.processes:
+            raise ValueError(
+                f"{self.processes} processes share the {self.accumulation} forward passes of a step; make accumulation "
+                "a multiple of processes"
+            )
         if self.qat:
             self._require_exact_grid()
+        elif self.qat_start_step:
+            raise ValueError("qat_start_step is for qat = true")
         return self
 
     def _require_exact_grid(self) -> None:
@@ -67,9 +87,15 @@ class TrainingRecipe(_Frozen):
 
 
 class DistillRecipe(_Frozen):
-    """Mix of the student's loss (Hinton et al. 2015, arXiv:1503.02531)."""
+    """Mix of the student's loss, see :mod:`tasks.distill.kd`."""
 
     temperature: float = Field(gt=0)
     alpha_kd: float = Field(ge=0)
     alpha_ce: float = Field(ge=0)
+    beta: float = Field(
+        ge=0, le=1, default=0.0, description="0 forward KL, 1 reverse KL, between them generalised Jensen-Shannon"
+    )
     teacher_bits: Literal[4, 8, 16, 32]
+    cache_top_k: int | None = Field(
+        ge=1, default=None, description="keep so many of the teacher's tokens per position on disk; null asks it anew"
+    )

@@ -45,7 +45,7 @@ def make_recipe(**changes: object) -> TrainingRecipe:
 
 def make_teaching(folder: Path, **changes: object) -> Teaching:
     mix = {"temperature": 2.0, "alpha_kd": 0.7, "alpha_ce": 0.3, "teacher_bits": 32}
-    return Teaching(folder, DistillRecipe.model_validate(mix | changes))
+    return Teaching(folder, DistillRecipe.model_validate(mix | changes), folder.parent / "teacher-answers")
 
 
 def ignore_metric(name: str, value: float, step: int) -> None:

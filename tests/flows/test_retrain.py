@@ -138,6 +138,30 @@ def test_bad_lines_are_shown_with_their_numbers_and_exit_with_4(home: Path, tmp_
     assert "Traceback" not in result.stderr
 
 
+def test_unlabelled_texts_are_learnt_before_the_labels(home: Path, data: Path, tmp_path: Path) -> None:
+    profile, texts = tmp_path / "pretrained.toml", tmp_path / "texts.txt"
+    shipped = _profile(home, floor=0.0).read_text()
+    recipe = (
+        shipped.partition("[teacher.training]")[2]
+        .partition("[")[0]
+        .replace("vary_entities = true", "vary_entities = false")
+    )
+    profile.write_text(f"{shipped}\n[pretraining]{recipe}")
+    records, _ = read_jsonl(data / "train.jsonl")
+    texts.write_text("".join(f"{record.command}\n" for record in records))
+    arguments = ["retrain", "--profile", profile, "--data", data, "--summary", tmp_path / "summary.json"]
+    without = _gemmill(home, *arguments)
+    assert without.returncode == 2 and "name them with --texts" in without.stderr
+    result = _gemmill(home, *arguments, "--texts", texts)
+    assert result.returncode == 0, result.stderr
+    assert "pretrain_teacher_base" in json.loads((tmp_path / "summary.json").read_text())["seconds"]
+
+
+def test_texts_for_a_profile_that_does_not_pre_train_exit_with_2(home: Path, tmp_path: Path) -> None:
+    result = _gemmill(home, "retrain", "--texts", tmp_path)
+    assert result.returncode == 2 and "has no use for texts" in result.stderr
+
+
 def test_an_unknown_profile_exits_with_2(home: Path) -> None:
     result = _gemmill(home, "retrain", "--profile", "huge")
     assert result.returncode == 2

@@ -83,6 +83,14 @@ def test_qat_for_a_file_without_blocks_is_refused(tmp_path: Path) -> None:
         load_profile(str(path))
 
 
+def test_pre_training_on_the_grid_is_refused(tmp_path: Path) -> None:
+    text = (PROFILES_FOLDER / "tiny.toml").read_text()
+    recipe = text.partition("[student.training]")[2].partition("[")[0]
+    (tmp_path / "p.toml").write_text(f"{text}\n[pretraining]{recipe}")
+    with pytest.raises(UsageError, match="pretraining knows no qat"):
+        load_profile(str(tmp_path / "p.toml"))
+
+
 def test_an_unknown_profile_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"there is no profile 'huge'; take .*gemma3, gemma3-270m, tiny or the path"):
         load_profile("huge")

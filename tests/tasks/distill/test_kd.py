@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.distill import kd
+from tasks.distill.divergences import TopK
 from tasks.distill.kd import Head, chunked_kd_loss, kd_loss
 
 POSITIONS, VOCABULARY = 23, 97
@@ -67,6 +68,8 @@ def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         {"temperature": 5.0, "alpha_kd": 0.0, "alpha_ce": 1.0},
         {"temperature": 0.5, "alpha_kd": 2.0, "alpha_ce": 3.0},
         {"temperature": 2.0, "alpha_kd": 0.0, "alpha_ce": 0.0},
+        MIX | {"beta": 0.3},
+        MIX | {"beta": 1.0},
     ],
     ids=str,
 )
@@ -175,10 +178,23 @@ def test_heads_of_different_types_mix_under_autocast() -> None:
     assert student.hidden.grad is not None and student.hidden.grad.dtype == torch.float32
 
 
-def test_extreme_logits_stay_finite() -> None:
+def test_kept_answers_of_every_token_are_as_good_as_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kd, "_CHUNK_ENTRIES", 5 * VOCABULARY)
+    sample = make_sample()
+    student, reference = trained(sample.student), trained(sample.student)
+    teacher = TopK.of(sample.teacher.hidden @ sample.teacher.weight.T, VOCABULARY, MIX["temperature"])
+    found = chunked_kd_loss(student, teacher, sample.labels, **MIX)
+    expected = chunked_kd_loss(reference, sample.teacher, sample.labels, **MIX)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    for got, wanted in zip(gradients(found, student), gradients(expected, reference), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_extreme_logits_stay_finite(beta: float) -> None:
     sample = make_sample()
     student = Head((sample.student.hidden * 1e4).requires_grad_(), sample.student.weight)
     teacher = Head(sample.teacher.hidden * 1e4, sample.teacher.weight)
-    loss = chunked_kd_loss(student, teacher, sample.labels, **MIX)
+    loss = chunked_kd_loss(student, teacher, sample.labels, **MIX, beta=beta)
     (gradient,) = torch.autograd.grad(loss, [student.hidden])
     assert torch.isfinite(loss) and torch.isfinite(gradient).all()

@@ -88,25 +88,39 @@ def test_a_weight_in_a_float_type_is_left_alone(model: PreTrainedModel, tiny_mod
     assert qat.attach(model, types_of(tiny_model_dir, QuantType.BF16, QuantType.Q8_0)) == 1
 
 
-def test_a_frozen_weight_is_left_alone(model: PreTrainedModel, types: dict[str, QuantType]) -> None:
+def test_a_frozen_weight_is_put_on_its_grid_once_and_for_good(
+    model: PreTrainedModel, types: dict[str, QuantType]
+) -> None:
     model.get_input_embeddings().requires_grad_(False)
     frozen = model.get_submodule("model.layers.0.self_attn.q_proj").requires_grad_(False)
-    before = model.get_input_embeddings().weight.detach().clone()
+    expected = simulate_quantize(model.get_input_embeddings().weight, QuantType.Q8_0)
     assert qat.attach(model, types) == LINEARS - 1
     assert not parametrize.is_parametrized(frozen)
+    assert torch.equal(frozen.weight, simulate_quantize(frozen.weight, QuantType.Q4_0))
     qat.settle(model)
-    assert torch.equal(model.get_input_embeddings().weight, before)
+    assert torch.equal(model.get_input_embeddings().weight, expected)
+
+
+def test_quantisers_that_are_switched_off_let_weights_through(
+    model: PreTrainedModel, types: dict[str, QuantType]
+) -> None:
+    plain = logits(model)
+    qat.attach(model, types)
+    qat.enable(model, False)
+    assert torch.equal(logits(model), plain)
+    qat.enable(model, True)
+    assert not torch.equal(logits(model), plain)
 
 
 @pytest.mark.parametrize("weights", [quant for quant in QuantType if quant.is_block_type])
 def test_the_forward_pass_sees_the_values_of_the_file(tiny_model_dir: Path, weights: QuantType) -> None:
     types = types_of(tiny_model_dir, weights, QuantType.Q8_0)
     model = load_model(tiny_model_dir, bits=32)
-    model.get_output_embeddings().weight.requires_grad_(False)  # shared with the input embedding, which is then frozen
     plain = logits(model)
+    model.get_output_embeddings().weight.requires_grad_(False)  # the head asks for the weight behind the quantiser
     qat.attach(model, types)
     with torch.no_grad():
-        expected = grid_copy(tiny_model_dir, types | {EMBEDDING: QuantType.F32})(input_ids=INPUT_IDS).logits
+        expected = grid_copy(tiny_model_dir, types)(input_ids=INPUT_IDS).logits
     assert torch.equal(logits(model), expected)
     assert not torch.equal(expected, plain)
 
@@ -189,6 +203,7 @@ def test_the_adapter_learns_through_the_quantiser_and_the_base_does_not(
 
 
 def test_settling_an_adapted_model_restores_base_and_adapter(adapted: nn.Module, types: dict[str, QuantType]) -> None:
+    types = types | {EMBEDDING: QuantType.F32}  # frozen, it would go on its grid for good
     state = {name: value.clone() for name, value in adapted.state_dict().items()}
     with torch.no_grad():
         before = logits(adapted)

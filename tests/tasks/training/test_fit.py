@@ -50,6 +50,8 @@ RECIPES = {
     "full, embedding frozen": make_recipe(train_embedding=False),
     "full, qat": make_recipe(qat=True),
     "full, qat, bf16": make_recipe(qat=True, precision="bf16"),
+    "full, patience": make_recipe(patience=1),
+    "full, recomputed": make_recipe(gradient_checkpointing=True, qat=True),
     "full, varied": make_recipe(vary_entities=True),
     "lora": make_recipe(method="lora", lora=LORA | {"dropout": 0.1}, train_embedding=False),
     "lora, qat": make_recipe(method="lora", lora=LORA, train_embedding=False, qat=True),
@@ -83,7 +85,7 @@ def test_each_recipe_trains_a_folder_that_loads_and_has_learnt(
     assert on_grid == (recipe.qat and recipe.method == "full")
 
 
-@pytest.mark.parametrize("name", ["full", "full, qat", "full, varied", "lora", "lora, qat"])
+@pytest.mark.parametrize("name", ["full", "full, qat", "full, patience", "full, varied", "lora", "lora, qat"])
 def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
     name: str, tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
 ) -> None:
@@ -99,6 +101,50 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
     expected = weights_in(tmp_path / "whole")
     assert all(torch.equal(weight, expected[key]) for key, weight in weights_in(out).items())
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_distillation_that_was_killed_goes_on_with_the_answers_that_it_kept(
+    tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
+) -> None:
+    recipe = make_recipe(checkpoint_steps=2)
+    teaching = make_teaching(tiny_model_dir, cache_top_k=8)
+    whole = run_fit(
+        tiny_model_dir, tmp_path / "whole", few, labels, recipe, teaching=teaching._replace(cache=tmp_path / "a")
+    )
+    teaching, out = teaching._replace(cache=tmp_path / "b"), tmp_path / "killed"
+    with pytest.raises(Killed):
+        run_fit(tiny_model_dir, out, few, labels, recipe, on_metric=kill_at(4), teaching=teaching)
+    resumed = run_fit(tiny_model_dir, out, few, labels, recipe, teaching=teaching)
+    assert resumed.train_loss == whole.train_loss
+    expected = weights_in(tmp_path / "whole")
+    assert all(torch.equal(weight, expected[key]) for key, weight in weights_in(out).items())
+
+
+def test_a_student_learns_as_well_from_kept_answers(
+    tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_fit(tiny_model_dir, tmp_path / "teacher", few, labels, make_recipe(epochs=4))
+    losses = {}
+    for top_k in (None, 64):
+        teaching = make_teaching(tmp_path / "teacher", cache_top_k=top_k)._replace(cache=tmp_path / "answers")
+        history = run_fit(tiny_model_dir, tmp_path / str(top_k), few, labels, make_recipe(epochs=3), teaching=teaching)
+        losses[top_k] = history.validation_loss[-1]
+    assert losses[64] == pytest.approx(losses[None], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_moments_of_eight_bits_train_and_outlive_a_kill(
+    name: str, tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; pip install 'gemmill[bitsandbytes]'")
+    recipe = RECIPES[name].model_copy(update={"optimizer": "adamw_8bit", "checkpoint_steps": 2})
+    whole = run_fit(tiny_model_dir, tmp_path / "whole", few, labels, recipe)
+    plain = run_fit(tiny_model_dir, tmp_path / "plain", few, labels, RECIPES[name])
+    assert whole.validation_loss[-1] == pytest.approx(plain.validation_loss[-1], rel=0.05)
+    with pytest.raises(Killed):
+        run_fit(tiny_model_dir, tmp_path / "killed", few, labels, recipe, on_metric=kill_at(4))
+    resumed = run_fit(tiny_model_dir, tmp_path / "killed", few, labels, recipe)
+    assert resumed.train_loss == whole.train_loss
 
 
 def test_a_student_learns_from_teachers_of_every_precision(

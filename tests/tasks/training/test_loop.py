@@ -16,8 +16,10 @@ from training_samples import PROMPT, ignore_metric, make_recipe
 
 from data_checks.contract import LabelSet, Record
 from registry.errors import UsageError
+from tasks.quant import qat
+from tasks.quant.types import QuantType
 from tasks.training.checkpoint import load_checkpoint, save_checkpoint
-from tasks.training.examples import Example, build_examples
+from tasks.training.examples import Example, build_examples, collate
 from tasks.training.loop import History, TrainingData, learning_rate_factor, train
 from tasks.training.models import load_model, load_tokenizer
 from tasks.training.objective import Objective
@@ -39,6 +41,10 @@ def run(tiny_model_dir: Path, examples: list[Example], tmp_path: Path) -> Run:
         recipe: TrainingRecipe, *, rows: int = 8, on_metric: Callable[[str, float, int], None] = ignore_metric
     ) -> tuple[History, dict[str, Tensor]]:
         model = load_model(tiny_model_dir, bits=32)
+        if recipe.qat:
+            qat.attach(model, {name: QuantType.Q4_0 for name, weight in model.named_parameters() if weight.ndim == 2})
+        if recipe.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
         data = TrainingData(lambda epoch: examples[:rows], rows, examples[8:], 0)
         objective = Objective(model, head_dtype=torch.float32)
         checkpoint = tmp_path / "run.checkpoint.safetensors"
@@ -103,12 +109,62 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_the_weights(
 
     def broken(self: Objective, batch: object) -> Tensor:
         calls.append(batch)
-        return forward(self, batch) * (float("nan") if len(calls) == 2 else 1.0)  # pyright: ignore[reportArgumentType]
+        return forward(self, batch) * (float("nan") if len(calls) >= 2 else 1.0)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(Objective, "forward", broken)
-    with pytest.raises(UsageError, match="the training loss is nan at step 2; lower learning_rate"):
+    with pytest.raises(UsageError, match="loss is nan at step 2, first seen in the loss itself; lower learning_rate"):
         run(make_recipe())
-    assert len(calls) == 2
+
+
+def test_the_first_bad_layer_is_named(tiny_model_dir: Path, examples: list[Example], tmp_path: Path) -> None:
+    model = load_model(tiny_model_dir, bits=32)
+    up = model.get_submodule("model.layers.1.mlp.up_proj")
+    up.register_forward_hook(lambda module, inputs, output: output * float("inf"))
+    data = TrainingData(lambda epoch: examples[:8], 8, examples[8:], 0)
+    objective = Objective(model, head_dtype=torch.float32)
+    with pytest.raises(UsageError, match=r"first seen in the output of model\.model\.layers\.1\.mlp\.up_proj"):
+        train(objective, data, make_recipe(), checkpoint=tmp_path / "c.safetensors", on_metric=ignore_metric)
+
+
+def test_a_gradient_that_overflows_ends_the_run_by_name(
+    tiny_model_dir: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    model = load_model(tiny_model_dir, bits=32)
+    model.get_submodule("model.layers.0.mlp.up_proj").weight.register_hook(lambda gradient: gradient * float("inf"))
+    data = TrainingData(lambda epoch: examples[:8], 8, examples[8:], 0)
+    objective = Objective(model, head_dtype=torch.float32)
+    with pytest.raises(UsageError, match=r"gradient of model\.model\.layers\.0\.mlp\.up_proj\.weight .* at step 1"):
+        train(objective, data, make_recipe(), checkpoint=tmp_path / "c.safetensors", on_metric=ignore_metric)
+
+
+def test_training_ends_when_validation_gets_no_better_and_keeps_the_best_weights(
+    tiny_model_dir: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    objective = Objective(load_model(tiny_model_dir, bits=32), head_dtype=torch.float32)
+    data = TrainingData(lambda epoch: examples[:8], 8, examples[8:], 0)
+    recipe = make_recipe(patience=2, learning_rate=2e-2, warmup_ratio=0.0, epochs=40)
+    history = train(objective, data, recipe, checkpoint=tmp_path / "c.safetensors", on_metric=ignore_metric)
+    lowest = min(history.validation_loss)
+    assert history.steps < 80 and history.validation_loss.index(lowest) == len(history.validation_loss) - 3
+    batch = collate(examples[8:], 0)
+    with torch.no_grad():
+        found = objective.eval()(batch).item() / batch.response_tokens
+    assert found == pytest.approx(lowest, rel=1e-4)
+
+
+def test_quantisation_sets_in_at_its_step(run: Run) -> None:
+    settings = {"epochs": 2, "checkpoint_steps": 50}
+    plain, _ = run(make_recipe(**settings))
+    late, _ = run(make_recipe(qat=True, qat_start_step=2, **settings))
+    early, _ = run(make_recipe(qat=True, **settings))
+    assert late.train_loss[:2] == plain.train_loss[:2] and late.train_loss[2] != plain.train_loss[2]
+    assert early.train_loss[0] != plain.train_loss[0]
+
+
+def test_recomputed_activations_give_the_same_weights(run: Run) -> None:
+    (_, kept), (_, recomputed) = run(make_recipe()), run(make_recipe(gradient_checkpointing=True))
+    for name, weight in kept.items():
+        torch.testing.assert_close(recomputed[name], weight, msg=name)
 
 
 @given(total=st.integers(1, 5000), ratio=st.floats(0, 0.99))
@@ -136,7 +192,7 @@ def test_a_checkpoint_is_safetensors_and_nothing_else(run: Run, tmp_path: Path) 
     with safe_open(path, framework="pt") as file:
         kinds = {key.partition(".")[0] for key in file.keys()}  # noqa: SIM118
         assert kinds == {"weight", "optimizer", "random_state"}
-        assert file.metadata().keys() == {"progress"}
+        assert file.metadata().keys() == {"progress", "numbers"}
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 

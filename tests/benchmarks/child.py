@@ -1,0 +1,35 @@
+"""A measurement in a process of its own, so that peaks of memory do not mix."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+GIB = 1 << 20  # of ru_maxrss, which counts KiB
+
+
+def run_child(module: str, *arguments: object) -> dict[str, Any]:
+    """What ``python -m module --child arguments`` prints as its last line."""
+    command = [sys.executable, "-m", module, "--child", *map(str, arguments)]
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(found.splitlines()[-1])
+
+
+def report(**figures: Any) -> None:
+    """Print what the parent reads, with this process's peak memory in GiB."""
+    print(json.dumps(figures | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB}))
+
+
+def median_seconds(action: Callable[[], object], times: int) -> float:
+    """The median over ``times`` calls, after one that warms up."""
+    action()
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return median(seconds)

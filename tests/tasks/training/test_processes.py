@@ -1,0 +1,67 @@
+"""Two processes on one machine train what one does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from training_samples import LORA, PROMPT, ignore_metric, make_recipe, make_teaching, weights_in
+
+from data_checks.contract import LabelSet, Record
+from registry.errors import UsageError
+from tasks.training.loop import History
+from tasks.training.processes import TrainingJob, fit_in_processes
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def job(tiny_model_dir: Path, tmp_path: Path, records: list[Record], labels: LabelSet) -> TrainingJob:
+    return TrainingJob(
+        base=tiny_model_dir, out=tmp_path / "one", train_records=records[:11], validation_records=records[11:15],
+        labels=labels, prompt=PROMPT, recipe=make_recipe(batch_size=2, accumulation=2, checkpoint_steps=50), types={},
+    )  # fmt: skip
+
+
+def in_two(job: TrainingJob, **changes: object) -> TrainingJob:
+    recipe = job.recipe.model_copy(update={"processes": 2})
+    return job.model_copy(update={"out": job.out.parent / "two", "recipe": recipe, **changes})
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_two_processes_end_where_one_does(
+    job: TrainingJob, lora: dict[str, object] | None, tiny_model_dir: Path
+) -> None:
+    if lora:
+        recipe = make_recipe(**job.recipe.model_dump() | {"method": "lora", "lora": lora, "train_embedding": False})
+        job = job.model_copy(update={"recipe": recipe, "teaching": make_teaching(tiny_model_dir)})
+    one = fit_in_processes(job, ignore_metric)
+    seen: list[tuple[str, int]] = []
+    two = fit_in_processes(in_two(job), lambda name, value, step: seen.append((name, step)))
+    assert two.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+    assert two.validation_loss == pytest.approx(one.validation_loss, rel=1e-4)
+    assert (two.steps, two.tokens) == (one.steps, one.tokens)  # six batches an epoch, then the odd one
+    assert [step for name, step in seen if name == "train_loss"] == list(range(1, one.steps + 1))
+    expected = weights_in(job.out)
+    for name, weight in weights_in(job.out.parent / "two").items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-4, msg=name)
+
+
+def test_an_error_in_a_process_is_the_callers(job: TrainingJob, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="max_tokens is 32; raise it"):
+        fit_in_processes(in_two(job, recipe=make_recipe(max_tokens=32, accumulation=2, processes=2)), ignore_metric)
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_job_outlives_its_file(job: TrainingJob, tiny_model_dir: Path) -> None:
+    job = job.model_copy(update={"teaching": make_teaching(tiny_model_dir)})
+    assert TrainingJob.model_validate_json(job.model_dump_json()) == job
+
+
+def test_forward_passes_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="make accumulation a multiple of processes"):
+        make_recipe(accumulation=3, processes=2)
+
+
+def test_history_is_what_the_file_says(job: TrainingJob) -> None:
+    history = fit_in_processes(job, ignore_metric)
+    assert History.model_validate_json((job.out / "training_history.json").read_text()) == history
