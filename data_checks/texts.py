@@ -29,7 +29,8 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
                 for number, line in enumerate(lines, start=1):
                     text = _text(line, file.suffix)
                     if text is None:
-                        problems.append(Problem(file=str(file), line=number, reason='needs an object with a "text"'))
+                        reason = 'needs an object with a "text" of whole characters'
+                        problems.append(Problem(file=str(file), line=number, reason=reason))
                     elif text.strip():
                         texts.setdefault(text.strip())
             except UnicodeDecodeError as error:
@@ -45,7 +46,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         inside = sorted(file for file in path.glob("*") if file.suffix in _SUFFIXES) if path.is_dir() else [path]
-        if not inside or not inside[0].is_file():
+        if not inside or not all(file.is_file() and file.suffix in _SUFFIXES for file in inside):
             raise UsageError(f"{path} is no file or folder of texts; name .txt or .jsonl files.")
         found += inside
     return found
@@ -57,7 +58,8 @@ def _text(line: str, suffix: str) -> str | None:
     if not line.strip():
         return ""
     try:
-        text = json.loads(line).get("text")
-    except (json.JSONDecodeError, AttributeError):
+        text = json.loads(line)["text"]
+        text.encode()  # half a surrogate pair is no character
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None
-    return text if isinstance(text, str) else None
+    return text

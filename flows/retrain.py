@@ -102,10 +102,12 @@ def retrain(
         models.log_snapshot(run.run_id, snapshot)
         steps = Steps(place.steps, run.run_id)
         steps.run(check_data, snapshot=snapshot)
-        trained = train(steps, settings, snapshot, place, take_texts(texts, place.texts) if texts else None)
-        exported = export(steps, settings, snapshot, trained.student)
+        unlabelled = take_texts(texts, place.texts) if texts else None
+        origin = {"snapshot_sha256": snapshot.sha256} | ({"texts_sha256": unlabelled.sha256} if unlabelled else {})
+        trained = train(steps, settings, snapshot, place, unlabelled)
+        exported = export(steps, settings, snapshot, trained.student, origin)
         measured = measure(steps, settings, snapshot, place, trained, exported)
-        package, version = publish(steps, settings, snapshot, run, exported, measured)
+        package, version = publish(steps, settings, snapshot, run, exported, measured, origin)
         result = RetrainSummary(
             profile=settings.name,
             run_id=run.run_id,
@@ -122,6 +124,7 @@ def retrain(
             reused=steps.reused,
         )
         report(run, settings, result, measured, place)
+    steps.prune(settings.retraining.keep_steps_days)
     if summary:
         write_text(summary, result.model_dump_json(indent=2) + "\n")
     with AuditStore(place.database_url) as store:
@@ -163,7 +166,9 @@ def train(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home, text
     return Trained(base, teacher, student)
 
 
-def export(steps: Steps, settings: Profile, snapshot: Snapshot, student: TrainedModel) -> ExportedModel:
+def export(
+    steps: Steps, settings: Profile, snapshot: Snapshot, student: TrainedModel, origin: dict[str, str]
+) -> ExportedModel:
     """The student as the GGUF file that ships, with where it comes from written into it."""
     licence = {"general.license": settings.licence}
     if settings.licence == "gemma":
@@ -179,7 +184,7 @@ def export(steps: Steps, settings: Profile, snapshot: Snapshot, student: Trained
         prompt=settings.prompt,
         provenance={
             "general.name": settings.model_name,
-            "gemmill.snapshot_sha256": snapshot.sha256,
+            **{f"gemmill.{key}": digest for key, digest in origin.items()},
             "gemmill.model_sha256": student.model.sha256,
             **licence,
         },
@@ -223,7 +228,13 @@ def measure(
 
 
 def publish(
-    steps: Steps, settings: Profile, snapshot: Snapshot, run: models.RunLog, exported: ExportedModel, measured: Measured
+    steps: Steps,
+    settings: Profile,
+    snapshot: Snapshot,
+    run: models.RunLog,
+    exported: ExportedModel,
+    measured: Measured,
+    origin: dict[str, str],
 ) -> tuple[Artifact, models.RegisteredVersion]:
     """Package the file and register the package with its verdict."""
     package = steps.run(
@@ -242,7 +253,7 @@ def publish(
                 stage: evaluated.metrics.model_dump(exclude=_TIMINGS) for stage, evaluated in measured.metrics.items()
             },
             "gates": [gate.model_dump() for gate in measured.verdict.gates],
-            "origin": {"snapshot_sha256": snapshot.sha256},
+            "origin": origin,
         },
     )
     run.log_metrics(measured.metrics["gguf"].metrics.model_dump())
@@ -253,7 +264,7 @@ def publish(
         measured.verdict.passed,
         {
             "profile": settings.name,
-            "snapshot_sha256": snapshot.sha256,
+            **origin,
             "git_revision": _git_revision(),
             "gates": ", ".join(gate.name for gate in measured.verdict.failed) or "all passed",
         },

@@ -31,6 +31,12 @@ class StudentSettings(_Settings):
     training: TrainingRecipe
     distill: DistillRecipe
 
+    @model_validator(mode="after")
+    def _answers_can_be_kept(self) -> Self:
+        if self.distill.cache_top_k and self.training.vary_entities:
+            raise ValueError("cache_top_k finds nothing again where vary_entities writes new sentences; drop one")
+        return self
+
 
 class ExportSettings(_Settings):
     """Types of the GGUF that ships; norms and other vectors stay F32."""
@@ -53,6 +59,7 @@ class EvaluationSettings(_Settings):
 
 class RetrainingSettings(_Settings):
     minimum_rows: int = Field(ge=1, description="new rows since the last training that make retraining due")
+    keep_steps_days: int = Field(ge=1, description="days after its last use that a step's result is removed")
 
 
 class Profile(_Settings):
@@ -82,7 +89,7 @@ class Profile(_Settings):
     def _pretraining_is_plain(self) -> Self:
         recipe = self.pretraining
         if recipe and (recipe.qat or recipe.vary_entities or recipe.processes > 1):
-            raise ValueError("pretraining knows no qat, no vary_entities and one process")
+            raise ValueError("pretraining is plain: set qat = false, vary_entities = false and processes = 1 there")
         return self
 
     @model_validator(mode="after")

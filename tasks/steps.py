@@ -6,6 +6,8 @@ Prefect's own source key hashes the task function alone, so an edit in the code 
 import hashlib
 import json
 import logging
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -24,6 +26,7 @@ _LIBRARIES = (
     "accelerate", "bitsandbytes", "gguf", "great-expectations", "numpy", "peft", "sentencepiece", "tokenizers", "torch",
     "transformers", "xllamacpp",
 )  # fmt: skip
+_SECONDS_A_DAY = 86_400
 _FILES_OF: dict[str, tuple[str, ...]] = {}
 
 
@@ -79,7 +82,16 @@ class Steps:
         if state.name == "Cached":
             self.reused.append(title)
         self.seconds[title] = round(time.monotonic() - started, 2)
-        return _inside(folder, state.result())
+        result = _inside(folder, state.result())
+        os.utime(folder)  # the time of its last use
+        return result
+
+    def prune(self, days: int) -> None:
+        """Remove what no run has used for ``days``: a retrain of a real model leaves gigabytes."""
+        for folder in self._folder.iterdir():
+            if time.time() - folder.stat().st_mtime > days * _SECONDS_A_DAY:
+                logger.info("removing %s, unused for %d days", folder.name, days)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def step_key(name: str, inputs: dict[str, Any]) -> str:

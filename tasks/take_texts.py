@@ -15,6 +15,5 @@ def take_texts(paths: list[Path], folder: Path) -> Artifact:
     """The distinct texts of ``paths`` as one file. Raises LinesRefused for lines without a text."""
     content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in read_texts(paths))
     path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.jsonl"
-    if not path.exists():
-        write_text(path, content)
+    write_text(path, content)
     return Artifact.of("texts", path)

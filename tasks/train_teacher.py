@@ -1,9 +1,11 @@
 """Fine-tune the teacher on the snapshot."""
 
+from importlib import metadata
+
 from pydantic import BaseModel, ConfigDict
 
 from deployment.prompt import Prompt
-from registry.artifacts import Artifact
+from registry.artifacts import Artifact, code_digest
 from registry.models import stage_run
 from registry.snapshots import Snapshot
 from tasks.distill.teacher_cache import cache_name
@@ -73,8 +75,14 @@ def train_stage(
     place.folder.mkdir(parents=True, exist_ok=True)
     teaching = None
     if teacher and distill:
-        cache = place.folder.parent / cache_name(teacher.sha256, distill.cache_top_k or 0, distill.temperature)
-        teaching = Teaching(teacher.verify(), distill, cache)
+        name = cache_name(
+            teacher=teacher.sha256,
+            precision=recipe.precision,
+            code=code_digest("tasks/distill", "tasks/training/models.py", "tasks/training/objective.py"),
+            libraries=[metadata.version("torch"), metadata.version("transformers")],
+            **distill.model_dump(include={"temperature", "cache_top_k", "teacher_bits"}),
+        )
+        teaching = Teaching(teacher.verify(), distill, place.folder.parent / name)
     plan = plan_types(tensor_shapes(read_json(base.path / "config.json")), weights=weights, embedding=embedding)
     with stage_run(place.run_id, stage) as log:
         log.log_params(recipe.model_dump() | (distill.model_dump() if distill else {}))

@@ -5,6 +5,9 @@ One number ``beta`` names them all, as in generalised knowledge distillation (Ag
     beta = 0        KL(teacher || student), the forward KL of Hinton et al. 2015
     0 < beta < 1    beta KL(teacher || m) + (1 - beta) KL(student || m), with m = beta teacher + (1 - beta) student
     beta = 1        KL(student || teacher), the reverse KL
+
+Towards its ends the middle form goes to zero, as beta KL or (1 - beta) KL, and does not meet them: a small beta needs a
+larger weight.
 """
 
 import math
@@ -13,19 +16,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_LOG_TINY = math.log(torch.finfo(torch.float32).tiny)  # of a mass that is 0
+
 
 class TopK(NamedTuple):
-    """A teacher's likeliest tokens; what they leave of the mass of 1 belongs to all other tokens together."""
+    """A teacher's likeliest tokens, and the mass that all other tokens have together."""
 
     tokens: Tensor  # (N, K) int64
     log_probabilities: Tensor  # (N, K) float32, at the temperature of the loss
+    log_rest: Tensor  # (N, 1) float32
 
     @classmethod
     def of(cls, logits: Tensor, k: int, temperature: float) -> "TopK":
         """The ``k`` likeliest tokens of each row of ``logits`` (N, V) at ``temperature``."""
         scaled = logits.float() / temperature
+        total = scaled.logsumexp(-1, keepdim=True)
         top = scaled.topk(min(k, scaled.shape[-1]), dim=-1)
-        return cls(top.indices, top.values - scaled.logsumexp(-1, keepdim=True))
+        # summed by itself: 1 minus the likeliest would be 0 for a teacher that is sure
+        rest = scaled.scatter_(-1, top.indices, -torch.inf).logsumexp(-1, keepdim=True) - total
+        return cls(top.indices, top.values - total, rest.clamp_min_(_LOG_TINY))
+
+    def rows(self, rows: slice) -> "TopK":
+        return TopK(*(part[rows] for part in self))
 
 
 def divergence(student_log: Tensor, teacher_log: Tensor, beta: float) -> Tensor:
@@ -70,16 +82,11 @@ def sparse_divergence_and_gradient(student_log: Tensor, teacher: TopK, beta: flo
     tail_probabilities = student_log.exp().scatter_(-1, teacher.tokens, 0.0)
     tail = tail_probabilities.sum(-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny)
     student_outcomes = torch.cat([student_log.gather(-1, teacher.tokens), tail.log()], -1)
-    total, slope = divergence_and_gradient(student_outcomes, _with_tail(teacher.log_probabilities), beta)
+    teacher_outcomes = torch.cat([teacher.log_probabilities, teacher.log_rest], -1)
+    total, slope = divergence_and_gradient(student_outcomes, teacher_outcomes, beta)
     gradient = tail_probabilities.mul_(slope[:, -1:] / tail)
     return total, gradient.scatter_(-1, teacher.tokens, slope[:, :-1])
 
 
 def _mixture(student_log: Tensor, teacher_log: Tensor, beta: float) -> Tensor:
     return torch.logaddexp(teacher_log + math.log(beta), student_log + math.log1p(-beta))
-
-
-def _with_tail(log_probabilities: Tensor) -> Tensor:
-    """(N, K) -> (N, K + 1): the log of what K tokens leave of 1 behind them."""
-    left = (1 - log_probabilities.exp().sum(-1, keepdim=True)).clamp_min_(torch.finfo(torch.float32).tiny)
-    return torch.cat([log_probabilities, left.log()], -1)

@@ -7,6 +7,7 @@
 states, a few positions at a time: at 262,144 tokens the logits of one batch would take gigabytes.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from torch.nn import functional
 
 from tasks.distill.divergences import TopK, divergence, divergence_and_gradient, sparse_divergence_and_gradient
 
-_CHUNK_ENTRIES = 1 << 24  # logits held at once: 64 MB in float32
+_CHUNK_ENTRIES = 1 << 25  # logits of one matrix product: 128 rows at 262,144 tokens, 64 MB in bfloat16
+_BLOCK_ENTRIES = 1 << 19  # of them at once in float32: 2 MB, so that the passes over them stay in a CPU's cache
 
 
 def kd_loss(
@@ -52,8 +54,25 @@ class Head(NamedTuple):
     weight: Tensor  # (V, H)
 
     def logits(self, rows: slice) -> Tensor:
-        hidden = self.hidden[rows]
-        return (hidden.to(self.weight.dtype) @ self.weight.T).float()
+        return self.hidden[rows].to(self.weight.dtype) @ self.weight.T
+
+
+def likeliest_tokens(teacher: Head, k: int, temperature: float) -> TopK:
+    """What a teacher says at all N positions, never holding all logits."""
+    step = max(1, _BLOCK_ENTRIES // teacher.weight.shape[0])
+    with torch.autocast(teacher.hidden.device.type, enabled=False):
+        parts = [
+            TopK.of(logits[start : start + step], k, temperature)
+            for rows in _chunks(len(teacher.hidden), teacher.weight.shape[0])
+            for logits in [teacher.logits(rows)]
+            for start in range(0, len(logits), step)
+        ]
+    return TopK(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def _chunks(positions: int, vocabulary: int) -> Iterator[slice]:
+    step = max(1, _CHUNK_ENTRIES // vocabulary)
+    return (slice(start, start + step) for start in range(0, positions, step))
 
 
 class _Mix(NamedTuple):
@@ -92,7 +111,20 @@ def chunked_kd_loss(
 def _chunk_loss_and_gradient(
     student: Tensor, teacher: Tensor | TopK | None, labels: Tensor, mix: _Mix
 ) -> tuple[Tensor, Tensor]:
-    """Summed loss of some positions and its gradient with respect to their student logits, both (n, V)."""
+    """Summed loss of some positions and its gradient with respect to their student logits (n, V), which it replaces."""
+    total = torch.zeros((), dtype=torch.float32, device=student.device)
+    step = len(student) if student.is_cuda else max(1, _BLOCK_ENTRIES // student.shape[-1])
+    for start in range(0, len(student), step):
+        rows = slice(start, start + step)
+        loss, slope = _block_loss_and_gradient(student[rows].float(), _rows_of(teacher, rows), labels[rows], mix)
+        total += loss
+        student[rows] = slope
+    return total, student
+
+
+def _block_loss_and_gradient(
+    student: Tensor, teacher: Tensor | TopK | None, labels: Tensor, mix: _Mix
+) -> tuple[Tensor, Tensor]:
     log_probabilities = functional.log_softmax(student, -1)
     rows = torch.arange(len(labels), device=labels.device)
     loss = -mix.alpha_ce * log_probabilities[rows, labels].sum()
@@ -104,17 +136,17 @@ def _chunk_loss_and_gradient(
         if isinstance(teacher, TopK):
             distance, slope = sparse_divergence_and_gradient(student_log, teacher, mix.beta)
         else:
-            teacher_log = functional.log_softmax(teacher / mix.temperature, -1)
+            teacher_log = functional.log_softmax(teacher.float() / mix.temperature, -1)
             distance, slope = divergence_and_gradient(student_log, teacher_log, mix.beta)
         loss += mix.alpha_kd * mix.temperature**2 * distance
         gradient += slope.mul_(mix.alpha_kd * mix.temperature)
     return loss, gradient
 
 
-def _targets(teacher: Head | TopK | None, rows: slice) -> Tensor | TopK | None:
-    if teacher is None:
-        return None
-    return teacher.logits(rows) if isinstance(teacher, Head) else TopK(*(part[rows] for part in teacher))
+def _rows_of(teacher: Tensor | TopK | None, rows: slice) -> Tensor | TopK | None:
+    if isinstance(teacher, TopK):
+        return teacher.rows(rows)
+    return None if teacher is None else teacher[rows]
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -125,16 +157,14 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, teacher: Head | TopK | None, labels: Tensor, mix: _Mix
     ) -> Tensor:
         head = Head(hidden.detach(), weight.detach())
-        step = max(1, _CHUNK_ENTRIES // weight.shape[0])
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.zeros_like(hidden)
         weight_gradient = torch.zeros_like(weight) if weight.requires_grad else None
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(labels), step):
-                rows = slice(start, start + step)
-                loss, gradient = _chunk_loss_and_gradient(head.logits(rows), _targets(teacher, rows), labels[rows], mix)
+            for rows in _chunks(len(labels), weight.shape[0]):
+                answers = teacher.logits(rows) if isinstance(teacher, Head) else _rows_of(teacher, rows)
+                loss, gradient = _chunk_loss_and_gradient(head.logits(rows), answers, labels[rows], mix)
                 total += loss
-                gradient = gradient.to(weight.dtype)
                 hidden_gradient[rows] = (gradient @ head.weight).to(hidden.dtype)
                 if weight_gradient is not None:
                     weight_gradient.addmm_(gradient.T, head.hidden[rows].to(weight.dtype))

@@ -1,10 +1,12 @@
 """What a teacher said about each training example, kept on disk so that it runs once for many epochs.
 
-An example is known by the digest of its tokens, so grown data asks the teacher about its new rows only. The folder
-belongs to one teacher, one k and one temperature: :func:`cache_name` says all three.
+An example is known by the digest of its tokens, so grown data asks the teacher about its new rows only. A folder
+belongs to one way of asking one teacher: :func:`cache_name`.
 """
 
 import hashlib
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +22,10 @@ _SHARD_EXAMPLES = 256  # kept in memory until they are written together
 _DIGEST_BYTES = 16
 
 
-def cache_name(teacher_sha256: str, top_k: int, temperature: float) -> str:
-    """The name of the folder for one teacher."""
-    return f"teacher-top{top_k}-t{temperature:g}-{teacher_sha256[:24]}"
+def cache_name(**facts: object) -> str:
+    """The name of the folder for ``facts``, which are all that an answer depends on beside the example."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    return f"teacher_answers-{digest.hexdigest()[:24]}"
 
 
 class TeacherCache:
@@ -31,6 +34,7 @@ class TeacherCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # the time of its last use
         self._known: dict[bytes, TopK] = {}
         self._unsaved: list[bytes] = []
         for shard in sorted(folder.glob("*.safetensors")):
@@ -53,7 +57,7 @@ class TeacherCache:
             if len(self._unsaved) >= _SHARD_EXAMPLES:
                 self.save()
         rows = [self._known[example] for example in examples]
-        return TopK(torch.cat([row.tokens for row in rows]), torch.cat([row.log_probabilities for row in rows]))
+        return TopK(*(torch.cat(columns) for columns in zip(*rows, strict=True)))
 
     def save(self) -> None:
         """Write what is new as one more shard."""
@@ -65,6 +69,7 @@ class TeacherCache:
             "lengths": torch.tensor([len(row.tokens) for row in rows]),
             "tokens": torch.cat([row.tokens for row in rows]).int(),
             "log_probabilities": torch.cat([row.log_probabilities for row in rows]),
+            "log_rest": torch.cat([row.log_rest for row in rows]),
         }
         name = hashlib.blake2b(b"".join(self._unsaved), digest_size=_DIGEST_BYTES).hexdigest()
         with atomic_file(self._folder / f"{name}.safetensors") as temporary:
@@ -83,7 +88,7 @@ def _read(shard: Path) -> dict[bytes, TopK]:
     with safe_open(shard, framework="pt") as file:
         examples = file.get_tensor("examples").numpy().tobytes()
         lengths = file.get_tensor("lengths").tolist()
-        tokens = file.get_tensor("tokens").long().split(lengths)
-        log_probabilities = file.get_tensor("log_probabilities").split(lengths)
+        columns = [file.get_tensor(name).split(lengths) for name in ("tokens", "log_probabilities", "log_rest")]
     names = [examples[start : start + _DIGEST_BYTES] for start in range(0, len(examples), _DIGEST_BYTES)]
-    return {name: TopK(*parts) for name, *parts in zip(names, tokens, log_probabilities, strict=True)}
+    rows = zip(names, *columns, strict=True)
+    return {name: TopK(tokens.long(), likeliest, rest) for name, tokens, likeliest, rest in rows}

@@ -44,7 +44,8 @@ class FakeQuantizeAdapted(FakeQuantize):
 def attach(model: nn.Module, types: Mapping[str, QuantType]) -> int:
     """Put a fake quantiser on every trained weight that ``types`` (weight name -> type) stores in blocks.
 
-    A frozen weight is put on its grid at once and for good. Returns how many weights are quantised as they are trained.
+    A frozen weight is put on its grid at once and for good, as closely as its own float type can say. Returns how many
+    weights are quantised as they are trained.
     """
     covered = 0
     for name, module in list(model.named_modules()):

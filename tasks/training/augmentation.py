@@ -1,7 +1,8 @@
 """Other values in the same sentences, so that a model learns to copy an entity and not to remember it.
 
-Each entity value may give way to another value of its type from the training records, and the digits of the whole
-record are renamed by one permutation, in the command and in the answer alike. Intents and sentences stay as they are.
+Each entity value may give way to another of its type from the training records of the same intent, and the digits of
+the whole record are renamed by one permutation, in the command and in the answer alike. Intents and sentences stay as
+they are: "repair" may make a repair of it, so it gives way to what other repairs say.
 """
 
 import random
@@ -12,15 +13,15 @@ from data_checks.contract import OUT_OF_SCOPE, Record, Response
 _SWAP_PROBABILITY = 0.7
 _DIGITS = "0123456789"
 
-Pools = Mapping[str, Sequence[str]]  # entity type -> values
+Pools = Mapping[tuple[str, str], Sequence[str]]  # (intent, entity type) -> values
 
 
 def value_pools(records: Sequence[Record]) -> Pools:
-    """Every entity value of ``records`` by type, as often as it occurs."""
-    pools: dict[str, list[str]] = {}
+    """Every entity value of ``records`` by intent and type, as often as it occurs."""
+    pools: dict[tuple[str, str], list[str]] = {}
     for record in records:
         for name, value in sorted(record.response.entity_values()):
-            pools.setdefault(name, []).append(value)
+            pools.setdefault((record.response.intent, name), []).append(value)
     return pools
 
 
@@ -35,7 +36,7 @@ def _vary(record: Record, pools: Pools, generator: random.Random) -> Record:
         return record
     command, renamed = record.command, {}
     for name, value in sorted(record.response.entity_values()):
-        other = generator.choice(pools[name])
+        other = generator.choice(pools[record.response.intent, name])
         if generator.random() < _SWAP_PROBABILITY and _stands_alone(value, command, record) and other not in command:
             command = command.replace(value, other)
             renamed[name, value] = other

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 
-def first_bad_gradient(model: nn.Module) -> str:
-    """The first parameter, in the model's order, whose gradient is not finite, in words."""
-    for name, parameter in model.named_parameters():
+def last_bad_gradient(model: nn.Module) -> str:
+    """The last parameter, in the model's order, whose gradient is not finite: the backward pass met it first."""
+    for name, parameter in reversed(list(model.named_parameters())):
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"the gradient of {name}"
-    return "no single gradient"
+    return "the norm of all gradients together"
 
 
 @torch.no_grad()

@@ -5,19 +5,21 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
 from pydantic import BaseModel, ConfigDict
 
 from registry.errors import UsageError
 from tasks.quant import qat
 from tasks.training.checkpoint import best_weights, load_checkpoint, load_trained, save_checkpoint, save_trained
 from tasks.training.examples import IGNORE_INDEX, Batch, Example, epoch_batches
-from tasks.training.finite import first_bad_gradient, first_bad_tensor
+from tasks.training.finite import first_bad_tensor, last_bad_gradient
 from tasks.training.objective import Objective
 from tasks.training.optimizer import build_optimizer, learning_rate_factor
 from tasks.training.progress import Progress
@@ -76,13 +78,16 @@ def train(
     ``accelerate launch`` the processes share each step's micro-batches, and the result is that of one process.
 
     Raises:
-        UsageError: the loss or a gradient is not finite; the message names the step and the first bad tensor.
+        UsageError: the loss or a gradient is not finite, the message names the step and the first bad tensor; or the
+            run would end before quantisation sets in.
     """
     torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     accelerator = Accelerator(mixed_precision="no")  # its precision is one for the process; a recipe has its own
     wrapped, optimizer = accelerator.prepare(objective, build_optimizer(objective, recipe))
     per_epoch = math.ceil(math.ceil(data.rows / recipe.batch_size) / recipe.accumulation)
     total = min(per_epoch * recipe.epochs, recipe.max_steps or per_epoch * recipe.epochs)
+    if recipe.qat_start_step >= total:
+        raise UsageError(f"qat_start_step is {recipe.qat_start_step}, the run has {total} steps; lower it.")
     state = _State.model_validate(load_checkpoint(checkpoint, objective, optimizer) or {})
     if state.step:
         logger.info("%s goes on from step %d of %d", title, state.step, total)
@@ -93,34 +98,43 @@ def train(
             qat.enable(objective, state.step >= recipe.qat_start_step)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_factor(state.step, total, recipe.warmup_ratio)
-            loss = _optimizer_step(accelerator, wrapped, optimizer, micro_batches, recipe, state.step + 1)
+            loss, norm = _optimizer_step(accelerator, wrapped, optimizer, micro_batches, recipe, state.step + 1)
             state.step += 1
             state.tokens += sum(int(batch.attention_mask.sum()) for batch in micro_batches)
             state.seconds = time.monotonic() - started
             state.train_loss.append(loss)
             on_metric("train_loss", loss, state.step)
+            on_metric("gradient_norm", norm, state.step)
             if state.step % per_epoch == 0 or state.step == total:
                 state.validation_steps.append(state.step)
                 state.validation_loss.append(_mean_loss(accelerator, objective, data, recipe))
                 on_metric("validation_loss", state.validation_loss[-1], state.step)
-                if recipe.patience and _is_over(state.validation_loss, recipe.patience, objective, checkpoint):
+                if recipe.patience and _is_over(
+                    state.validation_loss, recipe.patience, accelerator, wrapped, checkpoint
+                ):
                     logger.info("%s ends at step %d: no lower validation loss any more", title, state.step)
                     break
-            if state.step % recipe.checkpoint_steps == 0 and state.step < total and accelerator.is_main_process:
+            if state.step % recipe.checkpoint_steps == 0 and state.step < total:
                 objective.save_cache()
-                save_checkpoint(checkpoint, objective, optimizer, state.model_dump())
+                if accelerator.is_main_process:
+                    save_checkpoint(checkpoint, objective, optimizer, state.model_dump())
             progress.advance(loss)
     if recipe.patience:
         load_trained(best_weights(checkpoint), objective)
+        accelerator.wait_for_everyone()  # before the first process removes it
     objective.save_cache()
     return History(**state.model_dump(exclude={"step"}), steps=state.step)
 
 
-def _is_over(losses: Sequence[float], patience: int, objective: Objective, checkpoint: Path) -> bool:
+def _is_over(
+    losses: Sequence[float], patience: int, accelerator: Accelerator, wrapped: torch.nn.Module, checkpoint: Path
+) -> bool:
     """Keep the weights of the lowest validation loss; whether it lies ``patience`` validations back."""
     lowest = losses.index(min(losses))
     if lowest == len(losses) - 1:
-        save_trained(best_weights(checkpoint), objective)
+        if accelerator.is_main_process:
+            save_trained(best_weights(checkpoint), accelerator.unwrap_model(wrapped))
+        accelerator.wait_for_everyone()
     return len(losses) - 1 - lowest >= patience
 
 
@@ -141,39 +155,66 @@ def _optimizer_step(
     micro_batches: Sequence[Batch],
     recipe: TrainingRecipe,
     step: int,
-) -> float:
-    """One update from the mean loss over all response tokens of the micro-batches, in whichever process they are."""
+) -> tuple[float, float]:
+    """One update from the mean loss over all response tokens of the micro-batches, in whichever process they are.
+
+    Returns that loss and the norm of its gradient before clipping.
+    """
     objective.train()
     tokens = sum(batch.response_tokens for batch in micro_batches)
     total = torch.zeros((), device=accelerator.device)
-    for batch in _share(micro_batches, accelerator.process_index, accelerator.num_processes):
-        moved = Batch(*(tensor.to(accelerator.device) for tensor in batch))
-        with _autocast(accelerator, recipe):
-            loss = objective(moved)
-        if not torch.isfinite(loss):
-            bad = first_bad_tensor(objective, lambda batch=moved: objective(batch))
-            raise UsageError(
-                f"the training loss is {loss.item()} at step {step}, first seen in {bad}; lower learning_rate or "
-                "max_grad_norm."
-            )
-        total += loss.detach()
-        accelerator.backward(loss * (accelerator.num_processes / tokens))  # gradients are averaged over processes
-    norm = accelerator.clip_grad_norm_(objective.parameters(), recipe.max_grad_norm)
-    if norm is not None and not torch.isfinite(norm):
-        bad = first_bad_gradient(objective)
+    share = _share(micro_batches, accelerator.process_index, accelerator.num_processes)
+    for index, batch in enumerate(share, start=1):
+        batch = Batch(*(tensor.to(accelerator.device) for tensor in batch))
+        with nullcontext() if index == len(share) else accelerator.no_sync(objective):
+            with _autocast(accelerator, recipe):
+                loss = objective(batch)
+            _require_finite_loss(accelerator, objective, batch, loss, recipe, step)
+            total += loss.detach()
+            accelerator.backward(loss * (accelerator.num_processes / tokens))  # gradients are averaged over processes
+    parameters = [parameter for parameter in objective.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if not torch.isfinite(norm):
+        bad = last_bad_gradient(accelerator.unwrap_model(objective))
         raise UsageError(f"{bad} is not finite at step {step}; lower learning_rate.")
+    torch.nn.utils.clip_grads_with_norm_(parameters, recipe.max_grad_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     summed = accelerator.reduce(total, "sum")
     assert isinstance(summed, torch.Tensor)  # noqa: S101  narrows the type of reduce
-    return summed.item() / tokens
+    return summed.item() / tokens, norm.item()
+
+
+def _require_finite_loss(
+    accelerator: Accelerator,
+    objective: torch.nn.Module,
+    batch: Batch,
+    loss: torch.Tensor,
+    recipe: TrainingRecipe,
+    step: int,
+) -> None:
+    """Every process raises the same UsageError where the loss of one is not finite."""
+    bad = torch.isfinite(loss).logical_not().float()
+    if not accelerator.reduce(bad, "sum"):
+        return
+    found = None
+    if bad:
+        plain = accelerator.unwrap_model(objective)
+        with _autocast(accelerator, recipe):
+            found = first_bad_tensor(plain, lambda: plain(batch))
+    place = next(filter(None, gather_object([found])))
+    raise UsageError(
+        f"the training loss is not finite at step {step}, first seen in {place}; lower learning_rate or max_grad_norm."
+    )
 
 
 def _share(micro_batches: Sequence[Batch], process: int, processes: int) -> list[Batch]:
     """What one of several processes computes: as many forward passes as the others, the spare ones without a label."""
-    padded = -len(micro_batches) % processes
-    spare = micro_batches[0]._replace(labels=torch.full_like(micro_batches[0].labels, IGNORE_INDEX))
-    return [*micro_batches, *[spare] * padded][process::processes]
+    spare = [
+        micro_batches[0]._replace(labels=torch.full_like(micro_batches[0].labels, IGNORE_INDEX))
+        for _ in range(-len(micro_batches) % processes)
+    ]
+    return [*micro_batches, *spare][process::processes]
 
 
 def _autocast(accelerator: Accelerator, recipe: TrainingRecipe) -> torch.autocast:
@@ -190,4 +231,4 @@ def _mean_loss(
         with _autocast(accelerator, recipe):
             total += objective(Batch(*(tensor.to(accelerator.device) for tensor in batch))).item()
         tokens += batch.response_tokens
-    return total / tokens
+    return broadcast(torch.tensor(total / tokens, device=accelerator.device)).item()  # one opinion on when to stop

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.distill.divergences import TopK
-from tasks.distill.kd import Head, chunked_kd_loss
+from tasks.distill.kd import Head, chunked_kd_loss, likeliest_tokens
 from tasks.distill.teacher_cache import TeacherCache, identity
 from tasks.quant.qat import quantised_once
 from tasks.training.examples import IGNORE_INDEX, Batch
@@ -49,14 +49,14 @@ class _CachedTeacher:
         self._cache = cache
 
     def __call__(self, batch: Batch) -> TopK:
-        lengths, counted = batch.attention_mask.sum(-1).tolist(), batch.labels != IGNORE_INDEX
-        starts = counted.int().argmax(-1).tolist()
+        counted = batch.labels != IGNORE_INDEX
+        lengths, starts = batch.attention_mask.sum(-1).tolist(), counted.int().argmax(-1).tolist()
         examples = [identity(batch.input_ids[row, : lengths[row]], starts[row] + 1) for row in range(len(lengths))]
 
         def ask(places: list[int]) -> list[TopK]:
             head = self._head(Batch(*(part[places] for part in batch)))
-            counts = counted[places].sum(-1).tolist()
-            return [TopK.of(head.logits(rows), self._top_k, self._temperature) for rows in _row_slices(counts)]
+            kept = likeliest_tokens(head, self._top_k, self._temperature)
+            return [kept.rows(rows) for rows in _row_slices(counted[places].sum(-1).tolist())]
 
         answer = self._cache.answer(examples, ask)
         return TopK(*(part.to(batch.input_ids.device) for part in answer))
@@ -107,7 +107,7 @@ class Objective(nn.Module):
             if not self.training:
                 return chunked_kd_loss(student, None, labels)
             teacher = None
-            if self._teacher is not None:
+            if self._teacher is not None and len(labels):
                 with torch.no_grad():
                     teacher = self._teacher(batch)
             return chunked_kd_loss(student, teacher, labels, **self._mix)

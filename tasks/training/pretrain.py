@@ -3,6 +3,7 @@
 Gururangan et al. 2020, "Don't Stop Pretraining", arXiv:2004.10964.
 """
 
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import transformers
 
 from registry.artifacts import atomic_directory, write_text
+from registry.errors import UsageError
 from tasks.training.checkpoint import remove_checkpoint
 from tasks.training.examples import Example
 from tasks.training.fit import HISTORY_FILE
@@ -21,6 +23,7 @@ from tasks.training.objective import Objective
 from tasks.training.recipe import TrainingRecipe
 
 _HELD_OUT = 50  # one text of so many validates
+_FEWEST = 2
 
 
 def text_examples(texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> list[Example]:
@@ -38,6 +41,13 @@ def text_examples(texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> l
     return examples
 
 
+def _held_out(texts: Sequence[str]) -> list[bool]:
+    """Which texts validate: a fiftieth by hash, at least one of them."""
+    hashes = [zlib.crc32(text.encode()) for text in texts]
+    limit = sorted(hashes)[math.ceil(len(texts) / _HELD_OUT) - 1]
+    return [value <= limit for value in hashes]
+
+
 def pretrain(
     base: Path,
     out: Path,
@@ -49,11 +59,13 @@ def pretrain(
 ) -> History:
     """Train the model in ``base`` on ``texts`` and write a Hugging Face folder to ``out``.
 
-    A run that was cut short goes on from its checkpoint beside ``out``.
+    A run that was cut short goes on from its checkpoint beside ``out``. Raises UsageError for fewer than two texts.
     """
+    if len(texts) < _FEWEST:
+        raise UsageError(f"{len(texts)} text is too few to pre-train on; name more with --texts.")
     transformers.set_seed(recipe.seed)
     tokenizer = load_tokenizer(base)
-    held_out = [zlib.crc32(text.encode()) % _HELD_OUT == 0 for text in texts]
+    held_out = _held_out(texts)
     training, validation = (
         text_examples(
             [text for text, held in zip(texts, held_out, strict=True) if held == wanted],
@@ -62,7 +74,7 @@ def pretrain(
         )
         for wanted in (False, True)
     )
-    data = TrainingData(lambda epoch: training, len(training), validation or training[:1], tokenizer.pad_token_id or 0)
+    data = TrainingData(lambda epoch: training, len(training), validation, tokenizer.pad_token_id or 0)
     model, trained = load_for_training(base, recipe)
     objective = Objective(trained, head_dtype=torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
     checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"

@@ -1,15 +1,19 @@
-"""One training run in several processes: accelerate starts them, the first one reports and writes the result.
+"""One training run in several processes: torchrun starts them, the first one reports and writes the result.
 
-The job file stays beside the result, so that a user with more machines runs the same job under a launcher of their own:
+The job file stays beside the result. Whoever has more machines runs it under a launcher of their own; what lies beside
+the job, checkpoints too, must then be on a file system that all of them share:
 
-    accelerate launch --config_file CLUSTER.yaml -m tasks.training.processes JOB.json
+    torchrun --nnodes 2 --nproc-per-node 8 ... -m tasks.training.processes JOB.json
 """
 
 import json
+import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +25,9 @@ from tasks.quant.types import QuantType
 from tasks.training.fit import HISTORY_FILE, Teaching, fit
 from tasks.training.loop import History, MetricSink
 from tasks.training.recipe import TrainingRecipe
+
+logger = logging.getLogger(__name__)
+_MESSAGE = "gemmill:"  # opens a line for the starting process; other lines are a library's
 
 
 class TrainingJob(BaseModel):
@@ -40,7 +47,7 @@ class TrainingJob(BaseModel):
     title: str = "training"
 
     def run(self, on_metric: MetricSink) -> History:
-        """Train in this process."""
+        """Train in this process, alone or as one of those that a launcher has started."""
         arguments = {name: getattr(self, name) for name in type(self).model_fields}
         return fit(arguments.pop("base"), arguments.pop("out"), on_metric=on_metric, **arguments)
 
@@ -49,23 +56,30 @@ def fit_in_processes(job: TrainingJob, on_metric: MetricSink) -> History:
     """Train in as many processes as the recipe says.
 
     Raises:
-        UsageError: what :func:`tasks.training.fit.fit` raises, or a process that ended without saying why.
+        UsageError: what :func:`tasks.training.fit.fit` raises, more processes than GPUs, or a process that ended
+            without saying why.
     """
-    if job.recipe.processes == 1:
+    count = job.recipe.processes
+    if count == 1:
         return job.run(on_metric)
+    if torch.cuda.is_available() and count > torch.cuda.device_count():
+        raise UsageError(
+            f"processes is {count}, this machine has {torch.cuda.device_count()} GPUs; lower it or hide the GPUs."
+        )
     path = job.out.parent / f"{job.out.name}.job.json"
     write_text(path, job.model_dump_json(indent=1) + "\n")
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes",
-        str(job.recipe.processes), "--mixed_precision", "no", "--dynamo_backend", "no", "-m", __name__, str(path),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", __name__,
+        str(path),
     ]  # fmt: skip
-    if not _has_gpus():
-        command[command.index("--multi_gpu")] = "--cpu"
-    complaint = f"one of the {job.recipe.processes} training processes ended early; its last lines are above."
+    complaint = f"one of the {count} training processes ended early; its last lines are above."
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101  narrows the type of a pipe
         for line in process.stdout:
-            name, *rest = json.loads(line)
+            if not line.startswith(_MESSAGE):
+                logger.info("%s", line.rstrip())
+                continue
+            name, *rest = json.loads(line.removeprefix(_MESSAGE))
             if name == "error":
                 complaint = rest[0]
             else:
@@ -75,21 +89,19 @@ def fit_in_processes(job: TrainingJob, on_metric: MetricSink) -> History:
     return History.model_validate_json((job.out / HISTORY_FILE).read_text(encoding="utf-8"))
 
 
-def _has_gpus() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def main(path: Path) -> int:
-    """One of the processes. Lines of JSON on standard output are for the one that started it."""
+    """One of the processes."""
     job = TrainingJob.model_validate_json(path.read_text(encoding="utf-8"))
-    state = PartialState(cpu=not _has_gpus())
+    state = PartialState(cpu=not torch.cuda.is_available())
 
     def say(*parts: object) -> None:
-        print(json.dumps(parts), flush=True)  # noqa: T201  the protocol
+        print(f"{_MESSAGE}{json.dumps(parts)}", flush=True)  # noqa: T201  the protocol
 
     try:
+        if state.num_processes != int(os.environ["WORLD_SIZE"]):
+            raise UsageError(f"{os.environ['WORLD_SIZE']} processes were started and see {state.num_processes}.")
+        if state.is_main_process:
+            say("processes", state.num_processes, 0)
         job.run(say if state.is_main_process else lambda *_: None)
     except UsageError as error:
         say("error", str(error))

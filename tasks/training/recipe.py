@@ -25,7 +25,7 @@ class TrainingRecipe(_Frozen):
     load_bits: Literal[4, 8, 16, 32] = Field(description="precision of the loaded weights; 4 and 8 by bitsandbytes")
     train_embedding: bool
     qat: bool = Field(description="train on the grid of the exported types")
-    qat_start_step: int = Field(ge=0, default=0, description="optimizer steps in full precision before qat sets in")
+    qat_start_step: int = Field(ge=0, default=0, description="optimizer steps before the trained weights are quantised")
     precision: Literal["fp32", "bf16"] = Field(description="of the arithmetic; bf16 is autocast over the weights")
     epochs: int = Field(ge=1)
     max_steps: int | None = Field(ge=1, default=None, description="end after so many optimizer steps at the latest")
@@ -66,6 +66,10 @@ class TrainingRecipe(_Frozen):
                 f"{self.processes} processes share the {self.accumulation} forward passes of a step; make accumulation "
                 "a multiple of processes"
             )
+        if self.processes > 1 and self.lora is not None and self.lora.dropout:
+            raise ValueError("several processes would each drop other values; set dropout = 0.0")
+        if self.patience and self.qat_start_step:
+            raise ValueError("the loss rises when quantisation sets in, which patience takes for the end; drop one")
         if self.qat:
             self._require_exact_grid()
         elif self.qat_start_step:

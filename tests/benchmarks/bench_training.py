@@ -151,7 +151,8 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     if chosen.child:
         name, base, *shape = chosen.child
-        _MEASURES[name](Path(base), *map(int, shape))
+        steps, batch_size, train_embedding = map(int, shape)
+        _MEASURES[name](Path(base), steps, batch_size, bool(train_embedding))
     elif chosen.base:
         main(chosen)
     else:

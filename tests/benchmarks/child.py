@@ -1,6 +1,7 @@
 """A measurement in a process of its own, so that peaks of memory do not mix."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -15,7 +16,8 @@ GIB = 1 << 20  # of ru_maxrss, which counts KiB
 def run_child(module: str, *arguments: object) -> dict[str, Any]:
     """What ``python -m module --child arguments`` prints as its last line."""
     command = [sys.executable, "-m", module, "--child", *map(str, arguments)]
-    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # what is measured here is the CPU
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     return json.loads(found.splitlines()[-1])
 
 

@@ -154,7 +154,10 @@ def test_unlabelled_texts_are_learnt_before_the_labels(home: Path, data: Path, t
     assert without.returncode == 2 and "name them with --texts" in without.stderr
     result = _gemmill(home, *arguments, "--texts", texts)
     assert result.returncode == 0, result.stderr
-    assert "pretrain_teacher_base" in json.loads((tmp_path / "summary.json").read_text())["seconds"]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert "pretrain_teacher_base" in summary["seconds"]
+    card = next(artifact["path"] for artifact in summary["artifacts"] if artifact["kind"] == "package")
+    assert file_sha256(next((home / "texts").iterdir())) in (Path(card) / "README.md").read_text()
 
 
 def test_texts_for_a_profile_that_does_not_pre_train_exit_with_2(home: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_pre_training_on_the_grid_is_refused(tmp_path: Path) -> None:
     text = (PROFILES_FOLDER / "tiny.toml").read_text()
     recipe = text.partition("[student.training]")[2].partition("[")[0]
     (tmp_path / "p.toml").write_text(f"{text}\n[pretraining]{recipe}")
-    with pytest.raises(UsageError, match="pretraining knows no qat"):
+    with pytest.raises(UsageError, match="pretraining is plain: set qat = false"):
         load_profile(str(tmp_path / "p.toml"))
 
 

@@ -1,6 +1,8 @@
 """A step runs once for its inputs, code and libraries, on Prefect's real cache."""
 
+import os
 import shutil
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,18 @@ def test_the_same_inputs_are_worked_on_once(tmp_path: Path, inputs: dict[str, An
     assert again == first and len(runs) == 1
     assert (before.reused, after.reused) == ([], ["count"])
     assert first.words == 3 and list(before.seconds) == ["count"]
+
+
+def test_what_was_not_used_for_long_is_removed_and_made_again(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    old, steps = counting(tmp_path, **inputs)
+    new, _ = counting(tmp_path, **inputs | {"text": "two words"})
+    for result in (old, new):
+        os.utime(result.where, (time.time() - 40 * 86_400,) * 2)
+    counting(tmp_path, **inputs | {"text": "two words"})
+    steps.prune(30)
+    assert new.where.exists() and not old.where.exists()
+    again, after = counting(tmp_path, **inputs)
+    assert again == old and after.reused == [] and len(runs) == 3
 
 
 def test_another_input_is_worked_on_anew(tmp_path: Path, inputs: dict[str, Any]) -> None:

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tasks.distill import kd
-from tasks.distill.divergences import TopK
-from tasks.distill.kd import Head, chunked_kd_loss, kd_loss
+from tasks.distill.kd import Head, chunked_kd_loss, kd_loss, likeliest_tokens
 
 POSITIONS, VOCABULARY = 23, 97
 MIX = {"temperature": 2.0, "alpha_kd": 0.7, "alpha_ce": 0.3}
@@ -55,6 +54,7 @@ def gradients(loss: Tensor, student: Head) -> tuple[Tensor, Tensor]:
 @pytest.fixture(params=[1, 4, 23, 1000], ids=lambda rows: f"chunks of {rows}")
 def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(kd, "_CHUNK_ENTRIES", request.param * VOCABULARY)
+    monkeypatch.setattr(kd, "_BLOCK_ENTRIES", 3 * VOCABULARY)
     return request.param
 
 
@@ -180,9 +180,10 @@ def test_heads_of_different_types_mix_under_autocast() -> None:
 
 def test_kept_answers_of_every_token_are_as_good_as_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kd, "_CHUNK_ENTRIES", 5 * VOCABULARY)
+    monkeypatch.setattr(kd, "_BLOCK_ENTRIES", 2 * VOCABULARY)
     sample = make_sample()
     student, reference = trained(sample.student), trained(sample.student)
-    teacher = TopK.of(sample.teacher.hidden @ sample.teacher.weight.T, VOCABULARY, MIX["temperature"])
+    teacher = likeliest_tokens(sample.teacher, VOCABULARY, MIX["temperature"])
     found = chunked_kd_loss(student, teacher, sample.labels, **MIX)
     expected = chunked_kd_loss(reference, sample.teacher, sample.labels, **MIX)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)

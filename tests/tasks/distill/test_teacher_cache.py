@@ -81,6 +81,8 @@ def test_an_example_is_its_tokens_and_where_its_answer_starts() -> None:
     assert len({identity(ids, 1), identity(ids, 2), identity(ids[:2], 1)}) == 3
 
 
-def test_a_folder_belongs_to_one_teacher_one_k_and_one_temperature() -> None:
-    assert len({cache_name("a" * 64, 8, 2.0), cache_name("b" * 64, 8, 2.0), cache_name("a" * 64, 9, 2.0),
-                cache_name("a" * 64, 8, 1.5)}) == 4  # fmt: skip
+def test_a_folder_belongs_to_one_way_of_asking() -> None:
+    facts = {"teacher": "a", "temperature": 2.0, "cache_top_k": 8, "teacher_bits": 16, "precision": "bf16"}
+    others = [facts | {key: "other"} for key in facts]
+    assert len({cache_name(**kind) for kind in (facts, *others)}) == 1 + len(facts)
+    assert cache_name(**dict(reversed(facts.items()))) == cache_name(**facts)

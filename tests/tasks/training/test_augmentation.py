@@ -12,8 +12,11 @@ SAMPLE, _ = read_jsonl(SAMPLE_DIR / "train.jsonl")
 POOLS = value_pools(SAMPLE)
 
 
-def record(command: str, **entities: str | list[str]) -> Record:
-    return Record(command=command, response=Response(intent="report_issue", entities=entities))
+INTENT = "report_issue"
+
+
+def record(command: str, intent: str = INTENT, **entities: str | list[str]) -> Record:
+    return Record(command=command, response=Response(intent=intent, entities=entities))
 
 
 @given(
@@ -56,7 +59,19 @@ def test_most_records_change_and_the_given_ones_do_not() -> None:
 
 def test_pools_hold_each_value_as_often_as_it_occurs() -> None:
     rows = [record("a SG-1", asset_id="SG-1"), record("b SG-1 SG-2", asset_id=["SG-1", "SG-2"])]
-    assert value_pools(rows) == {"asset_id": ["SG-1", "SG-1", "SG-2"]}
+    assert value_pools(rows) == {(INTENT, "asset_id"): ["SG-1", "SG-1", "SG-2"]}
+
+
+def test_a_value_that_makes_the_intent_gives_way_to_others_of_that_intent_only() -> None:
+    verbs = {"fix": "repair", "mend": "repair", "swap": "replace", "change": "replace"}
+    rows = [record(f"{verb} the pump", intent=intent, activity=verb) for verb, intent in verbs.items()]
+    pools = value_pools(rows)
+    found = {
+        (row.response.intent, str(row.response.entities["activity"]))
+        for seed in range(20)
+        for row in varied(rows, pools, seed=seed, epoch=0)
+    }
+    assert found == {(intent, verb) for verb, intent in verbs.items()}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +86,7 @@ def test_pools_hold_each_value_as_often_as_it_occurs() -> None:
     ids=lambda row: row.command,
 )
 def test_a_value_that_does_not_stand_alone_is_kept(row: Record) -> None:
-    pools = {"fluid": ["coolant"], "part": ["bearing"], "ring": ["flange"]}
+    pools = {(INTENT, "fluid"): ["coolant"], (INTENT, "part"): ["bearing"], (INTENT, "ring"): ["flange"]}
     assert [varied([row], pools, seed=seed, epoch=0)[0] for seed in range(20)] == [row] * 20
 
 

@@ -17,8 +17,10 @@ from deployment.prompt import chat_template
 from registry.errors import UsageError
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
+from tasks.distill.kd import likeliest_tokens
 from tasks.quant.codecs import simulate_quantize
 from tasks.quant.types import QuantType
+from tasks.training import objective
 from tasks.training.fit import HISTORY_FILE
 from tasks.training.loop import History
 from tasks.training.models import load_model, load_tokenizer
@@ -104,7 +106,7 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
 
 
 def test_a_distillation_that_was_killed_goes_on_with_the_answers_that_it_kept(
-    tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
+    tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe(checkpoint_steps=2)
     teaching = make_teaching(tiny_model_dir, cache_top_k=8)
@@ -114,14 +116,19 @@ def test_a_distillation_that_was_killed_goes_on_with_the_answers_that_it_kept(
     teaching, out = teaching._replace(cache=tmp_path / "b"), tmp_path / "killed"
     with pytest.raises(Killed):
         run_fit(tiny_model_dir, out, few, labels, recipe, on_metric=kill_at(4), teaching=teaching)
+    asked = []
+    monkeypatch.setattr(
+        objective, "likeliest_tokens", lambda *arguments: asked.append(1) or likeliest_tokens(*arguments)
+    )
     resumed = run_fit(tiny_model_dir, out, few, labels, recipe, teaching=teaching)
+    assert len(asked) == 1  # the checkpoint is of two steps, an epoch has three
     assert resumed.train_loss == whole.train_loss
     expected = weights_in(tmp_path / "whole")
     assert all(torch.equal(weight, expected[key]) for key, weight in weights_in(out).items())
 
 
 def test_a_student_learns_as_well_from_kept_answers(
-    tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet, monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
 ) -> None:
     run_fit(tiny_model_dir, tmp_path / "teacher", few, labels, make_recipe(epochs=4))
     losses = {}
@@ -143,8 +150,9 @@ def test_moments_of_eight_bits_train_and_outlive_a_kill(
     assert whole.validation_loss[-1] == pytest.approx(plain.validation_loss[-1], rel=0.05)
     with pytest.raises(Killed):
         run_fit(tiny_model_dir, tmp_path / "killed", few, labels, recipe, on_metric=kill_at(4))
-    resumed = run_fit(tiny_model_dir, tmp_path / "killed", few, labels, recipe)
-    assert resumed.train_loss == whole.train_loss
+    run_fit(tiny_model_dir, tmp_path / "killed", few, labels, recipe)
+    expected = weights_in(tmp_path / "whole")
+    assert all(torch.equal(weight, expected[key]) for key, weight in weights_in(tmp_path / "killed").items())
 
 
 def test_a_student_learns_from_teachers_of_every_precision(

@@ -112,7 +112,9 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_the_weights(
         return forward(self, batch) * (float("nan") if len(calls) >= 2 else 1.0)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(Objective, "forward", broken)
-    with pytest.raises(UsageError, match="loss is nan at step 2, first seen in the loss itself; lower learning_rate"):
+    with pytest.raises(
+        UsageError, match="loss is not finite at step 2, first seen in the loss itself; lower learning_rate"
+    ):
         run(make_recipe())
 
 
@@ -126,11 +128,12 @@ def test_the_first_bad_layer_is_named(tiny_model_dir: Path, examples: list[Examp
         train(objective, data, make_recipe(), checkpoint=tmp_path / "c.safetensors", on_metric=ignore_metric)
 
 
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_gradient_that_overflows_ends_the_run_by_name(
-    tiny_model_dir: Path, examples: list[Example], tmp_path: Path
+    bad: float, tiny_model_dir: Path, examples: list[Example], tmp_path: Path
 ) -> None:
     model = load_model(tiny_model_dir, bits=32)
-    model.get_submodule("model.layers.0.mlp.up_proj").weight.register_hook(lambda gradient: gradient * float("inf"))
+    model.get_submodule("model.layers.0.mlp.up_proj").weight.register_hook(lambda gradient: gradient * bad)
     data = TrainingData(lambda epoch: examples[:8], 8, examples[8:], 0)
     objective = Objective(model, head_dtype=torch.float32)
     with pytest.raises(UsageError, match=r"gradient of model\.model\.layers\.0\.mlp\.up_proj\.weight .* at step 1"):
@@ -159,6 +162,11 @@ def test_quantisation_sets_in_at_its_step(run: Run) -> None:
     early, _ = run(make_recipe(qat=True, **settings))
     assert late.train_loss[:2] == plain.train_loss[:2] and late.train_loss[2] != plain.train_loss[2]
     assert early.train_loss[0] != plain.train_loss[0]
+
+
+def test_quantisation_that_would_never_set_in_is_refused(run: Run) -> None:
+    with pytest.raises(UsageError, match="qat_start_step is 4, the run has 4 steps"):
+        run(make_recipe(epochs=2, qat=True, qat_start_step=4))
 
 
 def test_recomputed_activations_give_the_same_weights(run: Run) -> None:

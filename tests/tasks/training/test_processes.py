@@ -34,16 +34,29 @@ def test_two_processes_end_where_one_does(
     if lora:
         recipe = make_recipe(**job.recipe.model_dump() | {"method": "lora", "lora": lora, "train_embedding": False})
         job = job.model_copy(update={"recipe": recipe, "teaching": make_teaching(tiny_model_dir)})
-    one = fit_in_processes(job, ignore_metric)
-    seen: list[tuple[str, int]] = []
-    two = fit_in_processes(in_two(job), lambda name, value, step: seen.append((name, step)))
+    alone: list[tuple[str, float, int]] = []
+    seen: list[tuple[str, float, int]] = []
+    one = fit_in_processes(job, lambda *metric: alone.append(metric))
+    two = fit_in_processes(in_two(job), lambda *metric: seen.append(metric))
+    assert ("processes", 2, 0) in seen
+    norms, same = ([value for name, value, _ in found if name == "gradient_norm"] for found in (alone, seen))
+    assert same == pytest.approx(norms, rel=1e-3) and len(norms) == one.steps
     assert two.train_loss == pytest.approx(one.train_loss, rel=1e-4)
     assert two.validation_loss == pytest.approx(one.validation_loss, rel=1e-4)
     assert (two.steps, two.tokens) == (one.steps, one.tokens)  # six batches an epoch, then the odd one
-    assert [step for name, step in seen if name == "train_loss"] == list(range(1, one.steps + 1))
+    assert [step for name, _, step in seen if name == "train_loss"] == list(range(1, one.steps + 1))
     expected = weights_in(job.out)
     for name, weight in weights_in(job.out.parent / "two").items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-4, msg=name)
+
+
+def test_two_processes_keep_answers_stop_early_and_go_on(job: TrainingJob, tiny_model_dir: Path) -> None:
+    recipe = make_recipe(batch_size=2, accumulation=2, checkpoint_steps=2, patience=1, learning_rate=1e-2)
+    job = job.model_copy(update={"recipe": recipe, "teaching": make_teaching(tiny_model_dir, cache_top_k=8)})
+    one = fit_in_processes(job, ignore_metric)
+    two = fit_in_processes(in_two(job), ignore_metric)
+    assert two.train_loss == pytest.approx(one.train_loss, rel=1e-3)
+    assert sorted(path.name for path in job.out.parent.glob("two*")) == ["two", "two.job.json"]
 
 
 def test_an_error_in_a_process_is_the_callers(job: TrainingJob, tmp_path: Path) -> None:
