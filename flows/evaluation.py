@@ -1,6 +1,5 @@
 """A model of any form, asked every command of a file: what ``evaluate`` and ``compare`` run."""
 
-import os
 from pathlib import Path
 
 from data_checks.contract import LabelSet, Record, infer_label_set, load_label_set, read_jsonl
@@ -10,6 +9,7 @@ from deployment.prompt import Prompt
 from registry import models
 from registry.artifacts import Artifact, file_sha256
 from registry.errors import UsageError
+from tasks.cores import usable_cores
 from tasks.evaluation.report import EvaluationReport, evaluation_report
 from tasks.evaluation.runtimes import open_runtime
 
@@ -32,7 +32,7 @@ def evaluate_on(
     if model.startswith(_REGISTRY_PREFIX):
         package = verify_package(_download(model, home))
         prompt, spec = package.prompt, str(package.gguf)
-    runtime = open_runtime(spec, prompt=prompt, threads=threads or os.cpu_count() or 1)
+    runtime = open_runtime(spec, prompt=prompt, threads=threads or usable_cores())
     with runtime:
         predictions = runtime.answer([record.command for record in records])
     return evaluation_report(

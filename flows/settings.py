@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from deployment.prompt import Prompt
 from registry.errors import UsageError
 from tasks.bases.spec import StartingBase, StudentBase
+from tasks.cores import usable_cores
 from tasks.gates.thresholds import Thresholds
 from tasks.quant.types import QuantType
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
@@ -54,7 +55,7 @@ class EvaluationSettings(_Settings):
 
     @property
     def llama_threads(self) -> int:
-        return self.threads or os.cpu_count() or 1
+        return self.threads or usable_cores()
 
 
 class RetrainingSettings(_Settings):

@@ -30,6 +30,7 @@ class ExportedModel(BaseModel):
     "tasks/evaluation",
     "tasks/gguf_export",
     "tasks/quant",
+    "tasks/cores.py",
     "tasks/export_gguf.py",
 )
 def export_gguf(

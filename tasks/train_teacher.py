@@ -30,6 +30,7 @@ TRAINING_CODE = (
     "tasks/gguf_export/checkpoint.py",
     "tasks/gguf_export/names.py",
     "tasks/gguf_export/plan.py",
+    "tasks/cores.py",
     "tasks/train_teacher.py",
     "tasks/distill_student.py",
 )

@@ -6,7 +6,6 @@ package, whose bytes equal llama-quantize's.
 
 import hashlib
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.artifacts import atomic_file
 from registry.errors import UsageError
+from tasks.cores import usable_cores
 from tasks.gguf_export.checkpoint import Checkpoint, read_json
 from tasks.gguf_export.container import ALIGNMENT, header_bytes
 from tasks.gguf_export.metadata import check_config, metadata
@@ -172,7 +172,7 @@ def _checked_shapes(model_dir: Path, config: Mapping[str, Any], checkpoint: Chec
 
 def _encoded(checkpoint: Checkpoint, plans: tuple[TensorPlan, ...]) -> Iterator[bytes]:
     """The data of all tensors in order; a few chunks are in work at a time."""
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     pending: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

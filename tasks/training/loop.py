@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from accelerate.utils import broadcast, gather_object
 from pydantic import BaseModel, ConfigDict
 
 from registry.errors import UsageError
+from tasks.cores import usable_cores
 from tasks.quant import qat
 from tasks.training.checkpoint import best_weights, load_checkpoint, load_trained, save_checkpoint, save_trained
 from tasks.training.examples import IGNORE_INDEX, Batch, Example, epoch_batches
@@ -81,7 +81,7 @@ def train(
         UsageError: the loss or a gradient is not finite, the message names the step and the first bad tensor; or the
             run would end before quantisation sets in.
     """
-    torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
+    torch.set_num_threads(recipe.threads or usable_cores())
     accelerator = Accelerator(mixed_precision="no")  # its precision is one for the process; a recipe has its own
     wrapped, optimizer = accelerator.prepare(objective, build_optimizer(objective, recipe))
     per_epoch = math.ceil(math.ceil(data.rows / recipe.batch_size) / recipe.accumulation)
