@@ -173,7 +173,7 @@ def _optimizer_step(
             total += loss.detach()
             accelerator.backward(loss * (accelerator.num_processes / tokens))  # gradients are averaged over processes
     parameters = [parameter for parameter in objective.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    norm = torch.nn.utils.get_total_norm([grad for parameter in parameters if (grad := parameter.grad) is not None])
     if not torch.isfinite(norm):
         bad = last_bad_gradient(accelerator.unwrap_model(objective))
         raise UsageError(f"{bad} is not finite at step {step}; lower learning_rate.")
