@@ -1,10 +1,12 @@
 # make retrain [PROFILE=gemma3-270m] [ARGS="--data DIR"]   set up and run the main job
 # make test | test-all | check                             set up and run tests, checks
-# make bench [MODELS="DIR FILE.gguf"]                      set up and measure
+# make bench [BASE=DIR] [MODELS="DIR FILE.gguf"]           set up and measure, training steps on BASE
 
 PYTHON ?= python3
 PROFILE ?= tiny
 ARGS ?=
+BASE ?= $(firstword $(wildcard .gemmill/bases/gguf-*))
+MODELS ?= $(wildcard .gemmill/bases/*)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,8 +38,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.benchmarks.bench_inspect $(or $(MODELS),$(wildcard .gemmill/bases/*))
+bench: $(VENV)/.installed-dev $(VENV)/.installed-bench
+	$(BIN)/python -m tests.benchmarks.bench_inspect $(MODELS)
+	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_distill $(BASE))
+	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_training $(BASE))
 
 clean:
 	rm -rf $(VENV) .gemmill build *.egg-info
