@@ -20,7 +20,7 @@ from tasks.distill.kd import kd_loss
 from tasks.training.examples import IGNORE_INDEX, Batch
 from tasks.training.models import load_model
 from tasks.training.objective import Objective
-from tests.benchmarks.child import median_seconds, report, run_child
+from tests.benchmarks.child import median_seconds, report, run_child, step_clock
 
 _MIX = {"temperature": 1.0, "alpha_kd": 1.0, "alpha_ce": 0.0}  # what trl's trainer computes
 VARIANTS = {"gemmill": "gemmill, chunked", "plain": "plain loss, all logits", "trl": "trl GKDTrainer"}
@@ -72,7 +72,6 @@ def measure(variant: str, base: Path, rows: int, width: int, steps: int) -> None
 
 def measure_trl(student: Any, teacher: Any, batch: Batch, steps: int) -> None:
     """trl's own trainer; its steps are timed between the trainer's callbacks."""
-    import time
     from statistics import median
 
     from datasets import Dataset
@@ -84,15 +83,7 @@ def measure_trl(student: Any, teacher: Any, batch: Batch, steps: int) -> None:
     fields = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": shifted}
     seconds, losses = [], []
 
-    class Clock(TrainerCallback):
-        started = 0.0
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter() - self.started)
-
+    class Losses(TrainerCallback):
         def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
             losses.append(logs.get("loss"))
 
@@ -105,7 +96,8 @@ def measure_trl(student: Any, teacher: Any, batch: Batch, steps: int) -> None:
         trainer = GKDTrainer(
             model=student, teacher_model=teacher, args=arguments, data_collator=lambda rows: dict(fields),
             train_dataset=Dataset.from_dict({"messages": [[]] * 64 * len(batch.input_ids)}),
-            processing_class=AutoTokenizer.from_pretrained(student.config.name_or_path), callbacks=[Clock()],
+            processing_class=AutoTokenizer.from_pretrained(student.config.name_or_path),
+            callbacks=[step_clock(seconds), Losses()],
         )  # fmt: skip
         trainer.train()
     report(seconds=median(seconds[1:]), loss=losses[0])

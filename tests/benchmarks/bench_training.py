@@ -28,7 +28,7 @@ from tasks.quant.types import QuantType
 from tasks.training.examples import IGNORE_INDEX, Batch, Example, build_examples, collate, epoch_batches
 from tasks.training.models import load_model, load_tokenizer
 from tasks.training.objective import Objective
-from tests.benchmarks.child import report, run_child
+from tests.benchmarks.child import report, run_child, step_clock
 
 
 def sample_examples(base: Path) -> list[Example]:
@@ -87,20 +87,11 @@ def measure_gemmill(base: Path, steps: int, batch_size: int, train_embedding: bo
 
 def measure_trainer(base: Path, steps: int, batch_size: int, train_embedding: bool) -> None:
     """The transformers Trainer as it comes: shuffled rows padded to the longest, logits at every position."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     model = load_model(base, bits=32)
     model.get_input_embeddings().requires_grad_(train_embedding)
     seconds: list[float] = []
-
-    class Clock(TrainerCallback):
-        started = 0.0
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter() - self.started)
 
     def collated(rows: list[Example]) -> dict[str, torch.Tensor]:
         batch = collate(rows, 0)
@@ -115,7 +106,7 @@ def measure_trainer(base: Path, steps: int, batch_size: int, train_embedding: bo
         )  # fmt: skip
         examples: Any = sample_examples(base)
         trainer = Trainer(
-            model=model, args=arguments, data_collator=collated, train_dataset=examples, callbacks=[Clock()]
+            model=model, args=arguments, data_collator=collated, train_dataset=examples, callbacks=[step_clock(seconds)]
         )
         trainer.train()
     report(records_per_second=batch_size * steps / sum(seconds[1:]))

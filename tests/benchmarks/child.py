@@ -26,6 +26,22 @@ def report(**figures: Any) -> None:
     print(json.dumps(figures | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB}))
 
 
+def step_clock(seconds: list[float]) -> Any:
+    """A callback for a transformers Trainer that appends the seconds of each step."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        started = 0.0
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self.started)
+
+    return Clock()
+
+
 def median_seconds(action: Callable[[], object], times: int) -> float:
     """The median over ``times`` calls, after one that warms up."""
     action()
