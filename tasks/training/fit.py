@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from accelerate import PartialState
+from torch import nn
 
 from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt, chat_template
@@ -17,7 +18,7 @@ from tasks.distill.teacher_cache import TeacherCache
 from tasks.quant import qat
 from tasks.quant.types import QuantType
 from tasks.training.augmentation import value_pools, varied
-from tasks.training.checkpoint import remove_checkpoint
+from tasks.training.checkpoint import final_weights, load_trained, remove_checkpoint, save_trained
 from tasks.training.examples import Example, build_examples
 from tasks.training.loop import History, MetricSink, TrainingData, train
 from tasks.training.models import load_for_training, load_model, load_tokenizer, save_training
@@ -73,17 +74,21 @@ def fit(
         return fixed or examples(varied(train_records, pools, seed=recipe.seed, epoch=epoch))
 
     data = TrainingData(epoch_examples, len(train_records), examples(validation_records), tokenizer.pad_token_id or 0)
-    model, trained = load_for_training(base, recipe)
-    if recipe.qat:
-        qat.attach(trained, types)
+    model, trained = _trainable(base, recipe, types)
     head_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     objective = Objective(trained, head_dtype=head_dtype, **_teacher(teaching, base, model, tokenizer))
 
     checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"
     history = train(objective, data, recipe, checkpoint=checkpoint, on_metric=on_metric, title=title)
-    qat.settle(trained)
     processes = PartialState()
+    gathered = final_weights(checkpoint)
+    if recipe.shard:
+        save_trained(gathered, trained, write=processes.is_main_process)
     if processes.is_main_process:
+        if recipe.shard:
+            model, trained = _trainable(base, recipe, types)
+            load_trained(gathered, trained)
+        qat.settle(trained)
         with atomic_directory(out) as temporary:
             save_training(model, trained, base, temporary)
             write_text(temporary / "chat_template.jinja", chat_template(prompt))
@@ -91,6 +96,15 @@ def fit(
         remove_checkpoint(checkpoint)
     processes.wait_for_everyone()
     return history
+
+
+def _trainable(
+    base: Path, recipe: TrainingRecipe, types: Mapping[str, QuantType]
+) -> tuple[transformers.PreTrainedModel, nn.Module]:
+    model, trained = load_for_training(base, recipe)
+    if recipe.qat:
+        qat.attach(trained, types)
+    return model, trained
 
 
 def _teacher(

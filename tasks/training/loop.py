@@ -24,6 +24,7 @@ from tasks.training.objective import Objective
 from tasks.training.optimizer import build_optimizer, learning_rate_factor
 from tasks.training.progress import Progress
 from tasks.training.recipe import TrainingRecipe
+from tasks.training.sharding import shard, whole
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,11 @@ def train(
     """
     torch.set_num_threads(recipe.threads or usable_cores())
     accelerator = Accelerator(mixed_precision="no")  # its precision is one for the process; a recipe has its own
-    wrapped, optimizer = accelerator.prepare(objective, build_optimizer(objective, recipe))
+    if recipe.shard:
+        shard(objective, device_type=accelerator.device.type)
+        wrapped, optimizer = objective, accelerator.prepare(build_optimizer(objective, recipe))
+    else:
+        wrapped, optimizer = accelerator.prepare(objective, build_optimizer(objective, recipe))
     per_epoch = math.ceil(math.ceil(data.rows / recipe.batch_size) / recipe.accumulation)
     total = min(per_epoch * recipe.epochs, recipe.max_steps or per_epoch * recipe.epochs)
     if recipe.qat_start_step >= total:
@@ -116,8 +121,8 @@ def train(
                     break
             if state.step % recipe.checkpoint_steps == 0 and state.step < total:
                 objective.save_cache()
-                if accelerator.is_main_process:
-                    save_checkpoint(checkpoint, objective, optimizer, state.model_dump())
+                write = accelerator.is_main_process
+                save_checkpoint(checkpoint, objective, optimizer, state.model_dump(), write=write)
             progress.advance(loss)
     if recipe.patience:
         load_trained(best_weights(checkpoint), objective)
@@ -132,8 +137,8 @@ def _is_over(
     """Keep the weights of the lowest validation loss; whether it lies ``patience`` validations back."""
     lowest = losses.index(min(losses))
     if lowest == len(losses) - 1:
-        if accelerator.is_main_process:
-            save_trained(best_weights(checkpoint), accelerator.unwrap_model(wrapped))
+        objective = accelerator.unwrap_model(wrapped)
+        save_trained(best_weights(checkpoint), objective, write=accelerator.is_main_process)
         accelerator.wait_for_everyone()
     return len(losses) - 1 - lowest >= patience
 
@@ -173,7 +178,9 @@ def _optimizer_step(
             total += loss.detach()
             accelerator.backward(loss * (accelerator.num_processes / tokens))  # gradients are averaged over processes
     parameters = [parameter for parameter in objective.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([grad for parameter in parameters if (grad := parameter.grad) is not None])
+    norm = whole(
+        torch.nn.utils.get_total_norm([grad for parameter in parameters if (grad := parameter.grad) is not None])
+    )
     if not torch.isfinite(norm):
         bad = last_bad_gradient(accelerator.unwrap_model(objective))
         raise UsageError(f"{bad} is not finite at step {step}; lower learning_rate.")

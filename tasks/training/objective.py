@@ -27,6 +27,10 @@ class _ResponseHead:
         self._dtype = dtype
         self._cast: Tensor | None = None
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self._backbone.layers
+
     def __call__(self, batch: Batch) -> Head:
         output = self._backbone(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
         hidden = output.last_hidden_state[batch.labels != IGNORE_INDEX]
@@ -111,6 +115,11 @@ class Objective(nn.Module):
                 with torch.no_grad():
                     teacher = self._teacher(batch)
             return chunked_kd_loss(student, teacher, labels, **self._mix)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers of the trained model."""
+        return self._student_head.layers
 
     def save_cache(self) -> None:
         """Write the answers that the teacher has given since the last time."""

@@ -75,15 +75,19 @@ def fit_in_processes(job: TrainingJob, on_metric: MetricSink) -> History:
     complaint = f"one of the {count} training processes ended early; its last lines are above."
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101  narrows the type of a pipe
-        for line in process.stdout:
-            if not line.startswith(_MESSAGE):
-                logger.info("%s", line.rstrip())
-                continue
-            name, *rest = json.loads(line.removeprefix(_MESSAGE))
-            if name == "error":
-                complaint = rest[0]
-            else:
-                on_metric(name, *rest)
+        try:
+            for line in process.stdout:
+                if not line.startswith(_MESSAGE):
+                    logger.info("%s", line.rstrip())
+                    continue
+                name, *rest = json.loads(line.removeprefix(_MESSAGE))
+                if name == "error":
+                    complaint = rest[0]
+                else:
+                    on_metric(name, *rest)
+        except BaseException:
+            process.terminate()
+            raise
     if process.returncode:
         raise UsageError(complaint)
     return History.model_validate_json((job.out / HISTORY_FILE).read_text(encoding="utf-8"))

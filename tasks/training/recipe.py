@@ -53,6 +53,8 @@ class TrainingRecipe(_Frozen):
     threads: int = Field(ge=0, description="of torch in each process; 0 takes every core")
     processes: int = Field(ge=1, default=1, description="that share the micro-batches of a step, one on each GPU")
 
+    shard: bool = Field(default=False, description="spread weights, gradients and moments over the processes (FSDP)")
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if (self.method == "lora") != (self.lora is not None):
@@ -68,6 +70,8 @@ class TrainingRecipe(_Frozen):
             )
         if self.processes > 1 and self.lora is not None and self.lora.dropout:
             raise ValueError("several processes would each drop other values; set dropout = 0.0")
+        if self.shard and (self.processes == 1 or self.optimizer != "adamw"):
+            raise ValueError('shard spreads a run over its processes: set processes above 1 and optimizer = "adamw"')
         if self.patience and self.qat_start_step:
             raise ValueError("the loss rises when quantisation sets in, which patience takes for the end; drop one")
         if self.qat:

@@ -8,6 +8,7 @@ from training_samples import LORA, PROMPT, ignore_metric, make_recipe, make_teac
 
 from data_checks.contract import LabelSet, Record
 from registry.errors import UsageError
+from tasks.quant.types import QuantType
 from tasks.training.loop import History
 from tasks.training.processes import TrainingJob, fit_in_processes
 
@@ -22,14 +23,15 @@ def job(tiny_model_dir: Path, tmp_path: Path, records: list[Record], labels: Lab
     )  # fmt: skip
 
 
-def in_two(job: TrainingJob, **changes: object) -> TrainingJob:
-    recipe = job.recipe.model_copy(update={"processes": 2})
+def in_two(job: TrainingJob, *, shard: bool = False, **changes: object) -> TrainingJob:
+    recipe = job.recipe.model_copy(update={"processes": 2, "shard": shard})
     return job.model_copy(update={"out": job.out.parent / "two", "recipe": recipe, **changes})
 
 
+@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_two_processes_end_where_one_does(
-    job: TrainingJob, lora: dict[str, object] | None, tiny_model_dir: Path
+    job: TrainingJob, lora: dict[str, object] | None, shard: bool, tiny_model_dir: Path
 ) -> None:
     if lora:
         recipe = make_recipe(**job.recipe.model_dump() | {"method": "lora", "lora": lora, "train_embedding": False})
@@ -37,7 +39,7 @@ def test_two_processes_end_where_one_does(
     alone: list[tuple[str, float, int]] = []
     seen: list[tuple[str, float, int]] = []
     one = fit_in_processes(job, lambda *metric: alone.append(metric))
-    two = fit_in_processes(in_two(job), lambda *metric: seen.append(metric))
+    two = fit_in_processes(in_two(job, shard=shard), lambda *metric: seen.append(metric))
     assert ("processes", 2, 0) in seen
     norms, same = ([value for name, value, _ in found if name == "gradient_norm"] for found in (alone, seen))
     assert same == pytest.approx(norms, rel=1e-3) and len(norms) == one.steps
@@ -50,13 +52,36 @@ def test_two_processes_end_where_one_does(
         torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-4, msg=name)
 
 
-def test_two_processes_keep_answers_stop_early_and_go_on(job: TrainingJob, tiny_model_dir: Path) -> None:
+@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+def test_two_processes_keep_answers_and_stop_early(job: TrainingJob, shard: bool, tiny_model_dir: Path) -> None:
     recipe = make_recipe(batch_size=2, accumulation=2, checkpoint_steps=2, patience=1, learning_rate=1e-2)
     job = job.model_copy(update={"recipe": recipe, "teaching": make_teaching(tiny_model_dir, cache_top_k=8)})
     one = fit_in_processes(job, ignore_metric)
-    two = fit_in_processes(in_two(job), ignore_metric)
+    two = fit_in_processes(in_two(job, shard=shard), ignore_metric)
     assert two.train_loss == pytest.approx(one.train_loss, rel=1e-3)
     assert sorted(path.name for path in job.out.parent.glob("two*")) == ["two", "two.job.json"]
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+def test_two_processes_that_were_stopped_go_on_from_their_checkpoint(job: TrainingJob, shard: bool) -> None:
+    recipe = make_recipe(batch_size=2, accumulation=2, checkpoint_steps=2, processes=2, shard=shard, qat=True)
+    types = {f"model.layers.{layer}.mlp.up_proj.weight": QuantType.Q4_0 for layer in range(2)}
+    job = job.model_copy(update={"recipe": recipe, "types": types})
+    whole = fit_in_processes(job, ignore_metric)
+
+    def stop(name: str, value: float, step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    job = job.model_copy(update={"out": job.out.parent / "stopped"})
+    with pytest.raises(KeyboardInterrupt):
+        fit_in_processes(job, stop)
+    checkpoint = job.out.parent / "stopped.checkpoint.safetensors"
+    assert checkpoint.exists() and not job.out.exists()
+    steps: list[int] = []
+    resumed = fit_in_processes(job, lambda name, value, step: steps.append(step))
+    assert resumed.train_loss == pytest.approx(whole.train_loss, rel=1e-5)
+    assert 1 not in steps and not checkpoint.exists()
 
 
 def test_an_error_in_a_process_is_the_callers(job: TrainingJob, tmp_path: Path) -> None:
