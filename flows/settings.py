@@ -34,7 +34,7 @@ class StudentSettings(_Settings):
 
     @model_validator(mode="after")
     def _answers_can_be_kept(self) -> Self:
-        if self.distill.cache_top_k and self.training.vary_entities:
+        if self.distill.cache_top_k and self.training.vary_entities != "no":
             raise ValueError("cache_top_k finds nothing again where vary_entities writes new sentences; drop one")
         return self
 
@@ -89,8 +89,8 @@ class Profile(_Settings):
     @model_validator(mode="after")
     def _pretraining_is_plain(self) -> Self:
         recipe = self.pretraining
-        if recipe and (recipe.qat or recipe.vary_entities or recipe.processes > 1):
-            raise ValueError("pretraining is plain: set qat = false, vary_entities = false and processes = 1 there")
+        if recipe and (recipe.qat or recipe.vary_entities != "no" or recipe.processes > 1):
+            raise ValueError('pretraining is plain: set qat = false, vary_entities = "no" and processes = 1 there')
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """Other values in the same sentences, so that a model learns to copy an entity and not to remember it.
 
-Each entity value may give way to another of its type from the training records of the same intent, and the digits of
-the whole record are renamed by one permutation, in the command and in the answer alike. Intents and sentences stay as
-they are: "repair" may make a repair of it, so it gives way to what other repairs say.
+Each entity value may give way to another of its type from the training records, and the digits of the whole record are
+renamed by one permutation, in the command and in the answer alike. Intents and sentences stay as they are. Where a
+value can make the intent, as "repair" a repair, values have to come from records of the same intent.
 """
 
 import random
@@ -16,13 +16,16 @@ _DIGITS = "0123456789"
 Pools = Mapping[tuple[str, str], Sequence[str]]  # (intent, entity type) -> values
 
 
-def value_pools(records: Sequence[Record]) -> Pools:
-    """Every entity value of ``records`` by intent and type, as often as it occurs."""
+def value_pools(records: Sequence[Record], *, across_intents: bool) -> Pools:
+    """The entity values of ``records`` by intent and type, as often as they occur there or, if ``across_intents``, in
+    records of any intent."""
     pools: dict[tuple[str, str], list[str]] = {}
+    by_type: dict[str, list[str]] = {}
     for record in records:
         for name, value in sorted(record.response.entity_values()):
             pools.setdefault((record.response.intent, name), []).append(value)
-    return pools
+            by_type.setdefault(name, []).append(value)
+    return {(intent, name): by_type[name] if across_intents else own for (intent, name), own in pools.items()}
 
 
 def varied(records: Sequence[Record], pools: Pools, *, seed: int, epoch: int) -> list[Record]:

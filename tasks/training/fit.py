@@ -68,7 +68,8 @@ def fit(
     def examples(records: Sequence[Record]) -> list[Example]:
         return build_examples(records, tokenizer, prompt, labels, max_tokens=recipe.max_tokens)
 
-    pools, fixed = value_pools(train_records), None if recipe.vary_entities else examples(train_records)
+    fixed = examples(train_records) if recipe.vary_entities == "no" else None
+    pools = value_pools(train_records, across_intents=recipe.vary_entities == "any_intent")
 
     def epoch_examples(epoch: int) -> list[Example]:
         return fixed or examples(varied(train_records, pools, seed=recipe.seed, epoch=epoch))

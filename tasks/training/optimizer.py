@@ -1,6 +1,8 @@
-"""AdamW, in 32 or 8 bits, and its learning rate over a run."""
+"""AdamW, in 32 or 8 bits, Muon, and the learning rate over a run."""
 
 import math
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +11,21 @@ from registry.errors import UsageError
 from tasks.training.recipe import TrainingRecipe
 
 _BETAS = (0.9, 0.99)  # runs of a few hundred steps are over before a decay of 0.999 has warmed up
+
+
+class _Together(torch.optim.Optimizer):
+    """Optimizers of different parameters that step as one, with one state and one list of parameter groups."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._parts = parts
+
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        groups = iter(self.param_groups)
+        for part in self._parts:  # told anew each time, load_state_dict exchanges both
+            part.state = self.state
+            part.param_groups = list(islice(groups, len(part.param_groups)))
+            part.step()
 
 
 def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
@@ -20,6 +37,8 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opt
     settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "betas": _BETAS}
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, fused=True, **settings)
+    if recipe.optimizer == "muon":
+        return _muon(model, settings)
     try:
         from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
@@ -27,6 +46,30 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opt
             'optimizer = "adamw_8bit" needs bitsandbytes; install gemmill[bitsandbytes] or take "adamw".'
         ) from error
     return AdamW8bit(parameters, **settings)
+
+
+def _muon(model: nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
+    """Muon (Jordan et al. 2024) for matrices that are no embedding, AdamW for the rest.
+
+    Its steps are as long as AdamW's (Liu et al. 2025, arXiv:2502.16982), so one learning rate serves both.
+    """
+    embeddings = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    matrices, others = [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            (matrices if parameter.ndim == 2 and id(parameter) not in embeddings else others).append(parameter)
+    parts: list[torch.optim.Optimizer] = []
+    if matrices:
+        own = {name: settings[name] for name in ("lr", "weight_decay")}
+        parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **own))
+    if others:
+        parts.append(torch.optim.AdamW(others, fused=True, **settings))
+    return _Together(*parts)
 
 
 def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:

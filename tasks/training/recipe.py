@@ -34,8 +34,9 @@ class TrainingRecipe(_Frozen):
         default=None,
         description="end after so many epochs without a lower validation loss; keep the best weights",
     )
-    optimizer: Literal["adamw", "adamw_8bit"] = Field(
-        default="adamw", description="adamw_8bit keeps its moments in 8 bits, by bitsandbytes"
+    optimizer: Literal["adamw", "adamw_8bit", "muon"] = Field(
+        default="adamw",
+        description="adamw_8bit keeps its moments in 8 bits, by bitsandbytes; muon learns copying sooner",
     )
     learning_rate: float = Field(gt=0)
     warmup_ratio: float = Field(ge=0, lt=1)
@@ -47,7 +48,9 @@ class TrainingRecipe(_Frozen):
         default=False, description="recompute activations in the backward pass instead of keeping them"
     )
     max_tokens: int = Field(ge=32, description="longest record in tokens; a longer one is an error")
-    vary_entities: bool = Field(description="put other entity values into the training sentences in each epoch")
+    vary_entities: Literal["no", "same_intent", "any_intent"] = Field(
+        description="put other entity values into the training sentences in each epoch, from which records"
+    )
     checkpoint_steps: int = Field(ge=1)
     seed: int
     threads: int = Field(ge=0, description="of torch in each process; 0 takes every core")

@@ -32,7 +32,7 @@ _SETTINGS = {
     "batch_size": 4,
     "accumulation": 1,
     "max_tokens": 512,
-    "vary_entities": False,
+    "vary_entities": "no",
     "checkpoint_steps": 3,
     "seed": 7,
     "threads": 1,

@@ -9,7 +9,7 @@ from data_checks.sample import SAMPLE_DIR
 from tasks.training.augmentation import value_pools, varied
 
 SAMPLE, _ = read_jsonl(SAMPLE_DIR / "train.jsonl")
-POOLS = value_pools(SAMPLE)
+POOLS = value_pools(SAMPLE, across_intents=True)
 
 
 INTENT = "report_issue"
@@ -59,13 +59,20 @@ def test_most_records_change_and_the_given_ones_do_not() -> None:
 
 def test_pools_hold_each_value_as_often_as_it_occurs() -> None:
     rows = [record("a SG-1", asset_id="SG-1"), record("b SG-1 SG-2", asset_id=["SG-1", "SG-2"])]
-    assert value_pools(rows) == {(INTENT, "asset_id"): ["SG-1", "SG-1", "SG-2"]}
+    assert value_pools(rows, across_intents=False) == {(INTENT, "asset_id"): ["SG-1", "SG-1", "SG-2"]}
+
+
+def test_pools_across_intents_hold_the_values_of_all() -> None:
+    rows = [record("a SG-1", asset_id="SG-1"), record("b SG-2", "update_status", asset_id="SG-2")]
+    assert value_pools(rows, across_intents=True) == {
+        (intent, "asset_id"): ["SG-1", "SG-2"] for intent in (INTENT, "update_status")
+    }
 
 
 def test_a_value_that_makes_the_intent_gives_way_to_others_of_that_intent_only() -> None:
     verbs = {"fix": "repair", "mend": "repair", "swap": "replace", "change": "replace"}
     rows = [record(f"{verb} the pump", intent=intent, activity=verb) for verb, intent in verbs.items()]
-    pools = value_pools(rows)
+    pools = value_pools(rows, across_intents=False)
     found = {
         (row.response.intent, str(row.response.entities["activity"]))
         for seed in range(20)
@@ -92,7 +99,7 @@ def test_a_value_that_does_not_stand_alone_is_kept(row: Record) -> None:
 
 def test_digits_are_renamed_alike_in_command_and_answer() -> None:
     row = record("check SG-4021 and ask 4021 about 99", asset_id="SG-4021", number="99")
-    pools = value_pools([row])
+    pools = value_pools([row], across_intents=True)
     seen = set()
     for seed in range(30):
         (after,) = varied([row], pools, seed=seed, epoch=0)
@@ -110,4 +117,6 @@ def test_digits_are_renamed_alike_in_command_and_answer() -> None:
     ids=lambda row: row.command,
 )
 def test_digits_that_the_answer_does_not_copy_are_kept(row: Record) -> None:
-    assert [varied([row], value_pools([row]), seed=seed, epoch=0)[0] for seed in range(10)] == [row] * 10
+    assert [varied([row], value_pools([row], across_intents=True), seed=seed, epoch=0)[0] for seed in range(10)] == [
+        row
+    ] * 10

@@ -54,7 +54,7 @@ RECIPES = {
     "full, qat, bf16": make_recipe(qat=True, precision="bf16"),
     "full, patience": make_recipe(patience=1),
     "full, recomputed": make_recipe(gradient_checkpointing=True, qat=True),
-    "full, varied": make_recipe(vary_entities=True),
+    "full, varied": make_recipe(vary_entities="same_intent"),
     "lora": make_recipe(method="lora", lora=LORA | {"dropout": 0.1}, train_embedding=False),
     "lora, qat": make_recipe(method="lora", lora=LORA, train_embedding=False, qat=True),
     "lora, qat, bf16": make_recipe(method="lora", lora=LORA, train_embedding=False, qat=True, precision="bf16"),
@@ -139,15 +139,17 @@ def test_a_student_learns_as_well_from_kept_answers(
     assert losses[64] == pytest.approx(losses[None], rel=0.02)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "muon"])
 @pytest.mark.parametrize("name", ["full", "lora"])
-def test_moments_of_eight_bits_train_and_outlive_a_kill(
-    name: str, tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
+def test_other_optimizers_train_and_outlive_a_kill(
+    name: str, optimizer: str, tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
 ) -> None:
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; pip install 'gemmill[bitsandbytes]'")
-    recipe = RECIPES[name].model_copy(update={"optimizer": "adamw_8bit", "checkpoint_steps": 2})
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; pip install 'gemmill[bitsandbytes]'")
+    recipe = RECIPES[name].model_copy(update={"optimizer": optimizer, "checkpoint_steps": 2})
     whole = run_fit(tiny_model_dir, tmp_path / "whole", few, labels, recipe)
     plain = run_fit(tiny_model_dir, tmp_path / "plain", few, labels, RECIPES[name])
-    assert whole.validation_loss[-1] == pytest.approx(plain.validation_loss[-1], rel=0.05)
+    assert whole.validation_loss[-1] < 1.05 * plain.validation_loss[-1]
     with pytest.raises(Killed):
         run_fit(tiny_model_dir, tmp_path / "killed", few, labels, recipe, on_metric=kill_at(4))
     run_fit(tiny_model_dir, tmp_path / "killed", few, labels, recipe)
