@@ -116,9 +116,15 @@ class LlamaServer:
 
     def next_token_logprobs(self, ids: Sequence[int], n: int | None = None) -> dict[int, float]:
         """Log-probabilities of the ``n`` likeliest tokens after ``ids``, likeliest first; None means all."""
-        body = {"prompt": list(ids), "n_predict": 1, "n_probs": n or self._vocabulary_size, **_GREEDY}
-        first = self._post("/completion", body)["completion_probabilities"][0]
-        return {item["id"]: item["logprob"] for item in first["top_logprobs"]}
+        [first] = self.answer_logprobs(ids, n, max_tokens=1)
+        return first
+
+    def answer_logprobs(self, ids: Sequence[int], n: int | None = None, *, max_tokens: int) -> list[dict[int, float]]:
+        """The same for every token of the greedy answer to ``ids``, whose tokens are the likeliest ones; the token that
+        ends it is the last."""
+        body = {"prompt": list(ids), "n_predict": max_tokens, "n_probs": n or self._vocabulary_size, **_GREEDY}
+        found = self._post("/completion", body)["completion_probabilities"]
+        return [{item["id"]: item["logprob"] for item in token["top_logprobs"]} for token in found]
 
     def _answer_one(self, command: str) -> Prediction:
         ids = self.tokenize_prompt(command)

@@ -1,0 +1,112 @@
+"""How far the exported file is from the fake-quantised model that training ended with.
+
+    python -m tests.benchmarks.export_error MODEL [--data FILE.jsonl] [--rows 40] [--weights q4_0] [--embedding q8_0]
+
+MODEL is the folder of a model trained with QAT on these types, whose weights lie on their grid: in float32 they are the
+dequantised file. llama.cpp answers the commands of FILE from that float32 twin and from the file itself, PyTorch reads
+the same tokens, and the next-token distributions are compared at every position of an answer.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from data_checks.contract import read_jsonl
+from data_checks.sample import SAMPLE_DIR
+from deployment.prompt import Prompt, chat_template, encode_prompt
+from tasks.cores import usable_cores
+from tasks.evaluation.llama_server import LlamaServer
+from tasks.gguf_export.checkpoint import Checkpoint
+from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.names import OUTPUT, gguf_name, is_norm
+from tasks.gguf_export.reader import tensor_rows
+from tasks.gguf_export.writer import export_gguf
+from tasks.quant.types import QuantType
+from tasks.training.models import load_model, load_tokenizer
+
+_PROMPT = Prompt()
+_LIKELIEST = 256  # tokens of each position whose log-probabilities are compared
+_MAX_TOKENS = 192
+
+
+class Distance(NamedTuple):
+    """Between llama.cpp and PyTorch over the positions of all answers."""
+
+    positions: int
+    mean_kl: float  # nats; of the file from the model, over its likeliest tokens and all others as one
+    max_difference: float  # of log-probabilities among the likeliest tokens
+    top_1: float  # share of positions where both think the same token likeliest
+
+
+def different_weights(gguf: Path, model: Path) -> int:
+    """How many weights of ``gguf`` are not exactly those of the folder ``model``."""
+    different = 0
+    with GgufFile(gguf) as file, Checkpoint(model) as checkpoint:
+        for name in checkpoint.tensors:
+            if name == OUTPUT or is_norm(name):  # a norm is stored as 1 + w
+                continue
+            start = 0
+            for stored in tensor_rows(file, gguf_name(name)):
+                different += int((stored != checkpoint.rows(name, start, start + len(stored))).sum())
+                start += len(stored)
+    return different
+
+
+def distance(gguf: Path, model: Path, commands: Sequence[str]) -> Distance:
+    tokenizer, reference = load_tokenizer(model), load_model(model, bits=32).eval()
+    kl, differences, same = [], [], []
+    with LlamaServer(gguf, prompt=_PROMPT, threads=usable_cores(), slots=1, context=1024) as server:
+        for command in commands:
+            ids = encode_prompt(tokenizer, _PROMPT, command)
+            found = server.answer_logprobs(ids, _LIKELIEST, max_tokens=_MAX_TOKENS)
+            answer = [next(iter(position)) for position in found]
+            with torch.no_grad():
+                logits = reference(torch.tensor([[*ids, *answer[:-1]]])).logits[0, len(ids) - 1 :].double()
+            expected = logits.log_softmax(-1)
+            for position, theirs in zip(expected, found, strict=True):
+                tokens = torch.tensor(list(theirs))
+                ours, other = position[tokens], torch.tensor(list(theirs.values()), dtype=torch.float64)
+                rest, other_rest = ((1 - part.exp().sum()).clamp_min(1e-300) for part in (ours, other))
+                kl.append(float((ours.exp() * (ours - other)).sum() + rest * (rest / other_rest).log()))
+                differences.append(float((ours - other).abs().max()))
+                same.append(int(position.argmax()) == int(tokens[0]))
+    return Distance(len(kl), float(np.mean(kl)), max(differences), float(np.mean(same)))
+
+
+def main(options: argparse.Namespace) -> None:
+    records, _ = read_jsonl(options.data)
+    commands = [record.command for record in records[: options.rows]]
+    weights, embedding = QuantType(options.weights), QuantType(options.embedding)
+    table = Table(title=f"export of {options.model}, {len(commands)} answers", title_justify="left")
+    for column in ("file", "weights that differ", "positions", "max |Δ log p|", "mean KL, nats", "top-1 agreement"):
+        table.add_column(column, justify="left" if column == "file" else "right")
+    with TemporaryDirectory() as folder:
+        for name, types in (("float32 twin", (QuantType.F32, QuantType.F32)), (weights, (weights, embedding))):
+            path = Path(folder) / f"{types[0]}.gguf"
+            export_gguf(
+                options.model, path, weights=types[0], embedding=types[1], provenance={},
+                chat_template=chat_template(_PROMPT),
+            )  # fmt: skip
+            found = distance(path, options.model, commands)
+            table.add_row(
+                str(name), str(different_weights(path, options.model)), str(found.positions),
+                f"{found.max_difference:.2g}", f"{found.mean_kl:.2g}", f"{100 * found.top_1:.2f} %",
+            )  # fmt: skip
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", type=Path, default=SAMPLE_DIR / "test.jsonl")
+    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--weights", default=QuantType.Q4_0, choices=[*QuantType])
+    parser.add_argument("--embedding", default=QuantType.Q8_0, choices=[*QuantType])
+    main(parser.parse_args())
