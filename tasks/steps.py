@@ -1,6 +1,7 @@
 """Running a step once: its result is kept under a key of input digests, recipe, code and library versions.
 
-Prefect's own source key hashes the task function alone, so an edit in the code that it calls would go unseen.
+Prefect's own source key hashes the task function alone, so an edit in the code that it calls would go unseen. Its own
+place for results depends on the server, so a result lies in its step's folder: a shell and a worker share it.
 """
 
 import hashlib
@@ -76,9 +77,7 @@ class Steps:
         title, started = title or step.name, time.monotonic()
         logger.info("%s", title.replace("_", " "))
         folder = self._folder / f"{step.name}-{step_key(step.name, inputs)}"
-        state = step.with_options(refresh_cache=not folder.exists())(
-            **inputs, place=Place(folder, self._run_id), return_state=True
-        )
+        state = step.with_options(result_storage=folder)(**inputs, place=Place(folder, self._run_id), return_state=True)
         if state.name == "Cached":
             self.reused.append(title)
         self.seconds[title] = round(time.monotonic() - started, 2)

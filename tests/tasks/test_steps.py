@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from pydantic import BaseModel, ConfigDict
 
 from deployment.prompt import Prompt
@@ -136,6 +137,14 @@ def test_a_moved_home_keeps_its_results_at_their_new_place(tmp_path: Path, input
     assert len(runs) == 1 and steps.reused == ["count"]
     assert moved.where == tmp_path / "new" / first.where.relative_to(tmp_path / "old")
     assert moved.made.verify().is_relative_to(tmp_path / "new")
+
+
+def test_a_result_is_found_wherever_prefect_keeps_its_own(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    counting(tmp_path / "home", **inputs)
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "elsewhere"}):
+        _, steps = counting(tmp_path / "home", **inputs)
+    assert len(runs) == 1 and steps.reused == ["count"]
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_two_homes_that_share_a_server_keep_apart(tmp_path: Path, inputs: dict[str, Any]) -> None:
