@@ -45,9 +45,16 @@ def inspect_weights(
             gains = [norm.gains.max_abs for norm in statistics[name].norms if norm.gains]
             log.log_metrics({f"{name}.largest_gain": max(gains, default=None)})
         shipped = statistics["gguf"]
-        for name in ("base", "teacher", "student"):
-            with atomic_file(place.folder / f"norm_gains_{name}.png") as path:
-                path.write_bytes(plots.png(plots.gain_heat_map(statistics[name], title=f"Largest norm gain, {name}")))
+        figures = {
+            f"norm_gains_{name}": plots.gain_heat_map(statistics[name], title=f"Largest norm gain, {name}")
+            for name in ("base", "teacher", "student")
+        } | {
+            f"weights_{name}": plots.weight_heat_map(statistics[name], title=f"Largest weight, {name}")
+            for name in ("teacher", "student")
+        }
+        for name, figure in figures.items():
+            with atomic_file(place.folder / f"{name}.png") as path:
+                path.write_bytes(plots.png(figure))
         page = place.folder / "inspection.html"
         others = {name: found for name, found in statistics.items() if name != "gguf"}
         write_report(page, shipped, others, ratio_max=ratio_max)
