@@ -327,6 +327,7 @@ def _evaluated(
         snapshot=snapshot,
         prompt=prompt or settings.prompt,
         max_new_tokens=evaluation.max_new_tokens,
+        context=evaluation.context,
         parallel=evaluation.slots if model.path.suffix == ".gguf" else evaluation.batch_size,
         threads=evaluation.llama_threads,
     )

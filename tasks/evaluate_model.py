@@ -29,6 +29,7 @@ def evaluate_model(
     snapshot: Snapshot,
     prompt: Prompt,
     max_new_tokens: int,
+    context: int,
     parallel: int,
     threads: int,
     place: Place,
@@ -38,7 +39,12 @@ def evaluate_model(
     stage = f"evaluate-{model.kind}"
     with stage_run(place.run_id, stage) as log:
         runtime = open_runtime(
-            str(model.verify()), prompt=prompt, max_new_tokens=max_new_tokens, parallel=parallel, threads=threads
+            str(model.verify()),
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            context=context,
+            parallel=parallel,
+            threads=threads,
         )
         with runtime:
             predictions = runtime.answer([record.command for record in records])

@@ -128,13 +128,13 @@ class LlamaServer:
 
     def _answer_one(self, command: str) -> Prediction:
         ids = self.tokenize_prompt(command)
-        if len(ids) + self._max_new_tokens > self._context:
+        room = self._context - len(ids)
+        if room < 1:
             raise UsageError(
-                f"The prompt of {command[:40]!r}… takes {len(ids)} tokens, which with {self._max_new_tokens} "
-                f"for the answer is more than the context of {self._context}; raise the context or shorten "
-                "the command."
+                f"The prompt of {command[:40]!r}… takes {len(ids)} tokens, which leaves no room for an answer in the "
+                f"context of {self._context}; raise the context or shorten the command."
             )
-        body: dict[str, Any] = {"prompt": ids, "n_predict": self._max_new_tokens, **_GREEDY}
+        body: dict[str, Any] = {"prompt": ids, "n_predict": min(self._max_new_tokens, room), **_GREEDY}
         if self._schema is not None:
             body["json_schema"] = self._schema
         reply = self._post("/completion", body)

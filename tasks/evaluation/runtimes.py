@@ -112,12 +112,13 @@ def open_runtime(
     max_new_tokens: int = 256,
     parallel: int = 8,
     threads: int = 1,
+    context: int = 1024,
     bf16: bool = False,
 ) -> Runtime:
     """The runtime for a Hugging Face or adapter folder, a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``.
 
     ``parallel`` answers are made at a time. ``prompt`` is for folders and files, since servers bring their
-    own; ``threads`` is for ``.gguf`` files, ``bf16`` for folders. Raises UsageError for anything else.
+    own; ``threads`` and ``context`` are for ``.gguf`` files, ``bf16`` for folders. Raises UsageError for anything else.
     """
     if spec.startswith(("http://", "https://")):
         return HttpRuntime(spec, parallel=parallel)
@@ -125,7 +126,9 @@ def open_runtime(
         return OllamaRuntime(spec.removeprefix("ollama:"), max_new_tokens=max_new_tokens, parallel=parallel)
     path = Path(spec)
     if path.suffix == ".gguf":
-        return LlamaServer(path, prompt=prompt, threads=threads, slots=parallel, max_new_tokens=max_new_tokens)
+        return LlamaServer(
+            path, prompt=prompt, threads=threads, slots=parallel, context=context, max_new_tokens=max_new_tokens
+        )
     # Torch and transformers take seconds to import, which a GGUF file or a server does not need.
     from tasks.evaluation.hf_runtime import HuggingFaceRuntime, is_model_folder
 

@@ -121,6 +121,13 @@ def test_a_schema_that_cannot_be_compiled_is_refused_and_not_ignored(learnt_gguf
         server.answer(["hello"])
 
 
+def test_an_answer_ends_where_the_context_does(server: LlamaServer, learnt_gguf: Path, plant_records: list[Record]):
+    command = plant_records[0].command
+    context = len(server.tokenize_prompt(command)) + 5
+    with open_server(learnt_gguf, slots=1, context=context) as narrow:
+        assert narrow.answer([command])[0].tokens == 5
+
+
 def test_a_prompt_that_does_not_fit_the_context_is_refused_with_its_length(server: LlamaServer):
     with pytest.raises(UsageError, match=r"takes \d+ tokens.*context of 512"):
         server.answer(["check pump SG-402 " * 100])

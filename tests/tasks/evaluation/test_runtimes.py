@@ -149,6 +149,12 @@ def test_folder_and_file_agree_through_the_one_interface(
         assert [prediction.text for prediction in predictions] == expected
 
 
+def test_a_file_is_run_with_the_context_that_is_asked_for(learnt_gguf: Path):
+    refused = pytest.raises(UsageError, match="context of 9;")
+    with open_runtime(str(learnt_gguf), prompt=Prompt(), context=9) as runtime, refused:
+        runtime.answer(["hello"])
+
+
 @pytest.mark.parametrize("spec", ["no/such/model", "google/gemma-3-270m", "models:/x@champion", ""])
 def test_anything_else_is_refused_with_what_can_be_given(spec: str):
     with pytest.raises(UsageError, match=r"ollama:NAME"):
