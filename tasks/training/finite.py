@@ -5,11 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tasks.training.sharding import whole
+
 
 def last_bad_gradient(model: nn.Module) -> str:
     """The last parameter, in the model's order, whose gradient is not finite: the backward pass met it first."""
     for name, parameter in reversed(list(model.named_parameters())):
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+        if parameter.grad is not None and not _is_finite(parameter.grad):
             return f"the gradient of {name}"
     return "the norm of all gradients together"
 
@@ -18,7 +20,7 @@ def last_bad_gradient(model: nn.Module) -> str:
 def first_bad_tensor(model: nn.Module, forward: Callable[[], object]) -> str:
     """The first weight that is not finite or else the first layer of ``forward`` whose output is not, in words."""
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not _is_finite(parameter):
             return f"the weight {name}"
     bad: list[str] = []
 
@@ -37,3 +39,8 @@ def first_bad_tensor(model: nn.Module, forward: Callable[[], object]) -> str:
         for hook in hooks:
             hook.remove()
     return f"the output of {bad[0]}" if bad else "the loss itself"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all of ``tensor`` is; every process has to ask of a sharded one."""
+    return bool(torch.isfinite(whole(tensor)).all())

@@ -73,7 +73,7 @@ def train(
     on_metric: MetricSink,
     title: str = "training",
 ) -> History:
-    """Train the objective's model in place.
+    """Train the objective's model in place; where the recipe shards it, each process ends with its share.
 
     A run that was cut short goes on from ``checkpoint``, which the caller removes once the result is safe. Under
     ``accelerate launch`` the processes share each step's micro-batches, and the result is that of one process.
@@ -204,12 +204,10 @@ def _require_finite_loss(
     bad = torch.isfinite(loss).logical_not().float()
     if not accelerator.reduce(bad, "sum"):
         return
-    found = None
-    if bad:
-        plain = accelerator.unwrap_model(objective)
-        with _autocast(accelerator, recipe):
-            found = first_bad_tensor(plain, lambda: plain(batch))
-    place = next(filter(None, gather_object([found])))
+    plain = accelerator.unwrap_model(objective)
+    with _autocast(accelerator, recipe):  # in every process, as they hold the weights together
+        found = first_bad_tensor(plain, lambda: plain(batch))
+    place = next(filter(None, gather_object([found if bad else None])))
     raise UsageError(
         f"the training loss is not finite at step {step}, first seen in {place}; lower learning_rate or max_grad_norm."
     )

@@ -49,13 +49,12 @@ class TrainingRecipe(_Frozen):
     )
     max_tokens: int = Field(ge=32, description="longest record in tokens; a longer one is an error")
     vary_entities: Literal["no", "same_intent", "any_intent"] = Field(
-        description="put other entity values into the training sentences in each epoch, from which records"
+        description="put other entity values, of records of the same or any intent, into each epoch's sentences"
     )
     checkpoint_steps: int = Field(ge=1)
     seed: int
     threads: int = Field(ge=0, description="of torch in each process; 0 takes every core")
     processes: int = Field(ge=1, default=1, description="that share the micro-batches of a step, one on each GPU")
-
     shard: bool = Field(default=False, description="spread weights, gradients and moments over the processes (FSDP)")
 
     @model_validator(mode="after")
@@ -73,8 +72,11 @@ class TrainingRecipe(_Frozen):
             )
         if self.processes > 1 and self.lora is not None and self.lora.dropout:
             raise ValueError("several processes would each drop other values; set dropout = 0.0")
-        if self.shard and (self.processes == 1 or self.optimizer != "adamw"):
-            raise ValueError('shard spreads a run over its processes: set processes above 1 and optimizer = "adamw"')
+        if self.shard and (self.processes == 1 or self.optimizer != "adamw" or self.load_bits in (4, 8)):
+            raise ValueError(
+                'shard spreads a run over its processes: set processes above 1, optimizer = "adamw" and load_bits '
+                "to 16 or 32"
+            )
         if self.patience and self.qat_start_step:
             raise ValueError("the loss rises when quantisation sets in, which patience takes for the end; drop one")
         if self.qat:

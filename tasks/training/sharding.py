@@ -1,6 +1,7 @@
 """Fully sharded training (FSDP2): each process keeps its share of weights, gradients and moments.
 
-A layer is whole only while it computes (Zhao et al. 2023, arXiv:2304.11277).
+A layer's weights are whole only while it computes (Zhao et al. 2023, arXiv:2304.11277); what is made of them, a cast to
+bfloat16 or a quantised copy, lives until its backward pass.
 """
 
 from typing import Any
@@ -15,11 +16,12 @@ from tasks.training.objective import Objective
 
 
 def shard(objective: Objective, *, device_type: str) -> None:
-    """Spread the parameters of ``objective`` over the processes; one layer is whole at a time, the embedding always."""
+    """Spread the parameters of ``objective`` over the processes, layer by layer; the embedding is in use throughout."""
     mesh = init_device_mesh(device_type, (torch.distributed.get_world_size(),))
     for layer in objective.layers:
         fully_shard(layer, mesh=mesh)
-    fully_shard(objective, mesh=mesh)
+    # by default the outermost module stays whole after a forward pass, and its moments would not be found
+    fully_shard(objective, mesh=mesh, reshard_after_forward=True)
 
 
 def whole(tensor: Tensor) -> Tensor:

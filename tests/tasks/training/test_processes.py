@@ -1,9 +1,11 @@
 """Two processes on one machine train what one does."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from training_samples import LORA, PROMPT, ignore_metric, make_recipe, make_teaching, weights_in
 
 from data_checks.contract import LabelSet, Record
@@ -64,8 +66,12 @@ def test_two_processes_keep_answers_and_stop_early(job: TrainingJob, shard: bool
 
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
 def test_two_processes_that_were_stopped_go_on_from_their_checkpoint(job: TrainingJob, shard: bool) -> None:
-    recipe = make_recipe(batch_size=2, accumulation=2, checkpoint_steps=2, processes=2, shard=shard, qat=True)
-    types = {f"model.layers.{layer}.mlp.up_proj.weight": QuantType.Q4_0 for layer in range(2)}
+    recipe = make_recipe(
+        batch_size=2, accumulation=2, checkpoint_steps=3, epochs=6, processes=2, shard=shard, qat=True,
+        precision="bf16", gradient_checkpointing=True,
+    )  # fmt: skip
+    layers = {f"model.layers.{layer}.mlp.up_proj.weight": QuantType.Q4_0 for layer in range(2)}
+    types = layers | {"model.embed_tokens.weight": QuantType.Q8_0}
     job = job.model_copy(update={"recipe": recipe, "types": types})
     whole = fit_in_processes(job, ignore_metric)
 
@@ -93,6 +99,26 @@ def test_an_error_in_a_process_is_the_callers(job: TrainingJob, tmp_path: Path) 
 def test_a_job_outlives_its_file(job: TrainingJob, tiny_model_dir: Path) -> None:
     job = job.model_copy(update={"teaching": make_teaching(tiny_model_dir)})
     assert TrainingJob.model_validate_json(job.model_dump_json()) == job
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+def test_the_first_bad_tensor_is_named_from_whichever_process_saw_it(
+    job: TrainingJob, shard: bool, tmp_path: Path
+) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    weights = weights_in(job.base)
+    weights[name][3, 5] = float("nan")
+    shutil.copytree(job.base, tmp_path / "base")
+    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=rf"not finite at step 1, first seen in the weight model\..*{name[:-7]}"):
+        fit_in_processes(in_two(job, shard=shard, base=tmp_path / "base"), ignore_metric)
+
+
+@pytest.mark.parametrize("changes", [{"processes": 1}, {"optimizer": "muon"}, {"load_bits": 4}], ids=str)
+def test_what_cannot_be_sharded_is_refused(changes: dict[str, object]) -> None:
+    lora = {"method": "lora", "lora": LORA, "train_embedding": False}
+    with pytest.raises(ValueError, match="shard spreads a run over its processes"):
+        make_recipe(**({"accumulation": 2, "processes": 2, "shard": True} | lora | changes))
 
 
 def test_forward_passes_that_do_not_divide_are_refused() -> None:
