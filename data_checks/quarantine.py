@@ -19,8 +19,8 @@ class LinesRefused(DataRefused):
         lines = f"{len(problems)} line{'s' if len(problems) > 1 else ''}"
         first = problems[0]
         super().__init__(
-            f"{lines} of {', '.join(files)} refused, nothing was stored; "
-            f"first: {first.file} line {first.line}: {first.reason}. Correct the file and ingest it again."
+            f"{lines} of {', '.join(files)} refused, nothing was used; "
+            f"first: {first.file} line {first.line}: {first.reason}. Correct the file and try again."
         )
         self.problems = list(problems)
 

@@ -51,6 +51,12 @@ def _locate_home(home: Path | None) -> Path:
     return path
 
 
+def _require_writable(*paths: Path | None) -> None:
+    for path in paths:
+        if path:
+            require_writable(path)
+
+
 @app.command()
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="Audit files (.jsonl) or folders of them.")],
@@ -231,6 +237,7 @@ def evaluate(
     from flows.evaluation import evaluate_on
     from tasks.evaluation.report import write_report
 
+    _require_writable(json_path, html_path)
     report = evaluate_on(model, data, labels, instruction, threads, _locate_home(home))
     write_report(report, json_path=json_path, html_path=html_path)
     console.print(metric_table({model: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
@@ -253,6 +260,7 @@ def compare(
     from flows.evaluation import evaluate_on
     from tasks.evaluation.comparison import compare_reports, comparison_table, write_comparison
 
+    _require_writable(json_path, html_path)
     place = _locate_home(home)
     reports = [evaluate_on(model, data, labels, instruction, threads, place) for model in (a, b)]
     comparison = compare_reports(*reports)

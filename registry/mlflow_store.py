@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from registry.artifacts import require_writable
 from registry.errors import ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def connect(home: Path, tracking_uri: str | None = None) -> str:
     if is_server:
         _require_answer(uri)
     else:
-        home.mkdir(parents=True, exist_ok=True)
+        require_writable(home / "mlflow.db")
     # A server keeps artifacts where its operator said; a database alone would put them in the current folder.
     artifacts = None if is_server else (home / "mlartifacts").as_uri()
 

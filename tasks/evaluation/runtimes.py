@@ -70,10 +70,17 @@ class OllamaRuntime:
 class HttpRuntime:
     """A gateway: ``POST {url}/answer`` takes ``{"command": str}`` and returns the record contract's response.
 
-    The whole body of a 200 response is the answer. Raises ServiceUnavailable at any other status.
+    The whole body of a 200 response is the answer. Raises ServiceUnavailable at any other status, UsageError for a URL
+    that names no host.
     """
 
     def __init__(self, url: str, *, parallel: int = 1) -> None:
+        try:
+            host = httpx.URL(url).host
+        except httpx.InvalidURL as error:
+            raise UsageError(f"MODEL {url!r} is no URL: {error}; write http://HOST:PORT.") from error
+        if not host:
+            raise UsageError(f"MODEL {url!r} names no host; write http://HOST:PORT.")
         self._url = f"{url.rstrip('/')}/answer"
         self._parallel = parallel
 
@@ -123,6 +130,8 @@ def open_runtime(
     if spec.startswith(("http://", "https://")):
         return HttpRuntime(spec, parallel=parallel)
     if spec.startswith("ollama:"):
+        if spec == "ollama:":
+            raise UsageError("MODEL 'ollama:' names no model; write ollama:NAME.")
         return OllamaRuntime(spec.removeprefix("ollama:"), max_new_tokens=max_new_tokens, parallel=parallel)
     path = Path(spec)
     if path.suffix == ".gguf":

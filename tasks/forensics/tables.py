@@ -1,6 +1,6 @@
 """Statistics and comparisons as rich tables for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -13,7 +13,7 @@ _COLOURS = {Change.INHERITED: "green", Change.SHRUNK: "green"}
 
 def norm_table(statistics: ModelStatistics) -> Table:
     """The norms with the largest gains."""
-    table = _table(f"norms with the largest gain, {_TOP} of {len(statistics.norms)}")
+    table = _table(f"norms with the largest gain, {_shown(statistics.norms)}")
     for column in ("gain", "channel", "max |w|", "p99.9 |w|", "mean |w|", "std", "outliers"):
         table.add_column(column, justify="right")
     for norm in _largest(statistics)[:_TOP]:
@@ -30,7 +30,7 @@ def norm_table(statistics: ModelStatistics) -> Table:
 
 def weight_table(statistics: ModelStatistics) -> Table:
     """The weight matrices with the largest entries, in robust standard deviations of their own."""
-    table = _table(f"weights that reach furthest beyond their typical entry, {_TOP} of {len(statistics.weights)}")
+    table = _table(f"weights that reach furthest beyond their typical entry, {_shown(statistics.weights)}")
     for column in ("type", "max |w|", "p99.9 |w|", "mean |w|", "std", "outliers", "of"):
         table.add_column(column, justify="right")
     for tensor in furthest(statistics)[:_TOP]:
@@ -95,6 +95,10 @@ def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("tensor", no_wrap=True)
     return table
+
+
+def _shown(tensors: Sequence[object]) -> str:
+    return f"{min(_TOP, len(tensors))} of {len(tensors)}"
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -55,7 +55,7 @@ def test_other_rows_are_split_by_their_command_alone(tmp_path: Path) -> None:
 def test_one_bad_line_refuses_every_file_and_names_each_problem(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [record("pump leaks"), record("dance", intent="dance")])
     (tmp_path / "b.jsonl").write_text("not json\n")
-    with pytest.raises(LinesRefused, match=r"2 lines of a\.jsonl, b\.jsonl refused, nothing was stored") as refused:
+    with pytest.raises(LinesRefused, match=r"2 lines of a\.jsonl, b\.jsonl refused, nothing was used") as refused:
         read_records(find_files([tmp_path]), LABELS)
     assert [(problem.file, problem.line) for problem in refused.value.problems] == [
         ("a.jsonl", 2),

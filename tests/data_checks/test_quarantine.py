@@ -30,6 +30,6 @@ def test_a_long_table_is_cut_and_says_so() -> None:
 def test_the_error_names_the_first_problem_in_one_or_two_sentences() -> None:
     error = LinesRefused([Problem(file="a.jsonl", line=7, reason="record: Invalid JSON")])
     assert str(error) == (
-        "1 line of a.jsonl refused, nothing was stored; first: a.jsonl line 7: record: Invalid JSON. "
-        "Correct the file and ingest it again."
+        "1 line of a.jsonl refused, nothing was used; first: a.jsonl line 7: record: Invalid JSON. "
+        "Correct the file and try again."
     )

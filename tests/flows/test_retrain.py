@@ -11,7 +11,9 @@ import pytest
 from data_checks.contract import OUT_OF_SCOPE, read_jsonl, write_jsonl
 from data_checks.sample import SAMPLE_DIR
 from flows.settings import PROFILES_FOLDER
+from registry import models
 from registry.artifacts import Artifact, file_sha256
+from tasks.gguf_export.container import GgufFile
 
 _FLOORS = ("json_validity", "intent_accuracy", "exact_match", "entity_f1", "oos_recall", "oos_precision")
 
@@ -91,6 +93,17 @@ def test_the_package_holds_the_measured_file(first: dict) -> None:
     artifacts = {artifact["kind"]: artifact for artifact in first["artifacts"]}
     shipped = list(Path(artifacts["package"]["path"]).glob("*.gguf"))
     assert [file_sha256(path) for path in shipped] == [artifacts["gguf"]["sha256"]]
+
+
+def test_the_base_is_named_by_its_digest_wherever_the_file_goes(first: dict, home: Path) -> None:
+    [folder] = (home / "bases").iterdir()
+    digest = Artifact.of("base", folder).sha256
+    artifacts = {artifact["kind"]: Path(artifact["path"]) for artifact in first["artifacts"]}
+    assert f"- base_sha256: `{digest}`" in (artifacts["package"] / "README.md").read_text().splitlines()
+    with GgufFile(artifacts["gguf"]) as file:
+        assert file.metadata["gemmill.base_sha256"] == digest
+    models.connect(home)
+    assert models.resolve(first["model_name"], first["model_version"]).tags["base_sha256"] == digest
 
 
 def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(first: dict, home: Path, data: Path) -> None:

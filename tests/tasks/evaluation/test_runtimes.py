@@ -134,6 +134,12 @@ def test_a_gateway_that_fails_or_is_absent_is_out_of_reach():
         runtime.answer(["hello"])
 
 
+@pytest.mark.parametrize("spec", ["http://", "http://host:port", "ollama:"])
+def test_a_server_that_is_not_named_is_refused(spec: str):
+    with pytest.raises(UsageError, match=r"MODEL '.*write (http://HOST:PORT|ollama:NAME)"):
+        open_runtime(spec, prompt=Prompt())
+
+
 def test_a_folder_and_a_file_open_as_their_runtimes(learnt_model_dir: Path, learnt_gguf: Path):
     assert isinstance(open_runtime(str(learnt_model_dir), prompt=Prompt()), HuggingFaceRuntime)
     assert isinstance(open_runtime(str(learnt_gguf), prompt=Prompt()), LlamaServer)
