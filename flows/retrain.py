@@ -104,10 +104,10 @@ def retrain(
         steps.run(check_data, snapshot=snapshot)
         unlabelled = take_texts(texts, place.texts) if texts else None
         trained = train(steps, settings, snapshot, place, unlabelled)
-        exported = export(steps, settings, snapshot, trained.student, origin)
         origin = {"snapshot_sha256": snapshot.sha256, "base_sha256": trained.base.sha256}
         if unlabelled:
             origin["texts_sha256"] = unlabelled.sha256
+        exported = export(steps, settings, snapshot, trained.student, origin)
         measured = measure(steps, settings, snapshot, place, trained, exported)
         package, version = publish(steps, settings, snapshot, run, exported, measured, origin)
         result = RetrainSummary(
