@@ -101,7 +101,7 @@ def retrain(
     with models.retrain_run(run_name, params=settings.model_dump(mode="json"), tags=tags) as run:
         models.log_snapshot(run.run_id, snapshot)
         steps = Steps(place.steps, run.run_id)
-        steps.run(check_data, snapshot=snapshot)
+        run.log_artifact(steps.run(check_data, snapshot=snapshot).data_docs.parent, "data_docs")
         unlabelled = take_texts(texts, place.texts) if texts else None
         trained = train(steps, settings, snapshot, place, unlabelled)
         origin = {"snapshot_sha256": snapshot.sha256, "base_sha256": trained.base.sha256}
@@ -301,6 +301,8 @@ def report(run: models.RunLog, settings: Profile, result: RetrainSummary, measur
     for evaluated in measured.metrics.values():
         run.log_artifact(evaluated.page.path, "evaluation")
     run.log_artifact(measured.forensics.page.path, "forensics")
+    for stage in ("teacher", "student"):  # the run's own metrics are those of the file that ships
+        run.log_metrics({f"{stage}.{name}": value for name, value in result.metrics[stage].model_dump().items()})
     run.log_metrics({f"seconds.{name}": value for name, value in result.seconds.items()})
     verdict = "passed" if result.passed else "blocked"
     run.set_tags({"gate_verdict": verdict, "reused_steps": ", ".join(result.reused)})

@@ -13,6 +13,7 @@ from data_checks.sample import SAMPLE_DIR
 from flows.settings import PROFILES_FOLDER
 from registry import models
 from registry.artifacts import Artifact, file_sha256
+from registry.mlflow_store import connection
 from tasks.gguf_export.container import GgufFile
 
 _FLOORS = ("json_validity", "intent_accuracy", "exact_match", "entity_f1", "oos_recall", "oos_precision")
@@ -106,6 +107,34 @@ def test_the_base_is_named_by_its_digest_wherever_the_file_goes(first: dict, hom
     assert models.resolve(first["model_name"], first["model_version"]).tags["base_sha256"] == digest
 
 
+def logged(run_id: str, folder: str | None = None) -> set[str]:
+    """The paths of all artifacts of an MLflow run."""
+    items = connection().client.list_artifacts(run_id, folder)
+    return {path for item in items for path in (logged(run_id, item.path) if item.is_dir else {item.path})}
+
+
+def test_the_mlflow_run_holds_inputs_stages_reports_and_package(first: dict, home: Path) -> None:
+    models.connect(home)
+    client = connection().client
+    run = client.get_run(first["run_id"])
+    below = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    stages = {child.data.tags["stage"]: logged(child.info.run_id) for child in below}
+    assert set(stages) == {"data_checks", "teacher", "student", "export", "evaluate-teacher", "evaluate-student",
+                           "evaluate-gguf", "forensics"}  # fmt: skip
+    assert all("losses.png" in stages[stage] for stage in ("teacher", "student"))
+    assert {"forensics/norm_gains_base.png", "forensics/weights_student.png"} <= stages["forensics"]
+    inputs = {item.dataset.name.rpartition(".")[2]: item.dataset.digest for item in run.inputs.dataset_inputs}
+    assert inputs == dict.fromkeys(("train", "validation", "test"), first["snapshot"]["id"])
+    assert {
+        "profile.json", "summary.json", "data_docs/index.html", "evaluation/evaluate-teacher.html",
+        "evaluation/evaluate-student.html", "evaluation/evaluate-gguf.html", "forensics/inspection.html",
+    } <= logged(run.info.run_id)  # fmt: skip
+    for stage, prefix in (("teacher", "teacher."), ("student", "student."), ("gguf", "")):
+        assert run.data.metrics[f"{prefix}intent_accuracy"] == first["metrics"][stage]["intent_accuracy"]
+    [package] = run.outputs.model_outputs
+    assert "package" in {item.path for item in client.list_logged_model_artifacts(package.model_id)}
+
+
 def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(first: dict, home: Path, data: Path) -> None:
     result = _gemmill(
         home, "retrain", "--profile", home / "floor-0.0.toml", "--data", data, "--summary", home / "again.json"
@@ -114,6 +143,9 @@ def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(first: dic
     assert result.returncode == 0, result.stderr
     assert again["model_version"] == first["model_version"]
     assert set(again["reused"]) == set(again["seconds"])
+    models.connect(home)
+    before, after = (connection().client.get_run(summary["run_id"]).data.metrics for summary in (first, again))
+    assert logged(again["run_id"]) == logged(first["run_id"]) and after.keys() == before.keys()
 
 
 def test_a_blocked_candidate_gets_a_version_without_alias_and_exits_with_3(first: dict, home: Path, data: Path) -> None:
