@@ -2,13 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from gemma_shaped import OUTLIER
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from training_samples import make_recipe, run_fit, weights_in
 
+from data_checks.contract import load_label_set, read_jsonl
+from data_checks.sample import SAMPLE_DIR
 from tasks.forensics.comparison import Change, compare_outliers
 from tasks.forensics.statistics import ModelStatistics, NormGains, TensorStatistics, tensor_statistics
 from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.reader import import_gguf
 
 
 def model_of(gains: dict[str, list[float]], nonfinite: tuple[str, ...] = ()) -> ModelStatistics:
@@ -188,3 +194,25 @@ def test_the_real_base_has_its_outliers_and_passes_until_one_gain_is_multiplied_
     assert comparison.finding().startswith(
         "model.layers.16.post_feedforward_layernorm is grown: gain 16570 in channel 163 where it was 1657"
     )
+
+
+@pytest.mark.weights
+def test_a_fine_tuned_student_of_the_real_base_passes_until_one_gain_is_multiplied_by_ten(base_gguf, tmp_path):
+    records, _ = read_jsonl(SAMPLE_DIR / "train.jsonl")
+    import_gguf(base_gguf, tmp_path / "base")
+    recipe = make_recipe(
+        epochs=1, learning_rate=1e-4, precision="bf16", train_embedding=False, qat=True, threads=0, checkpoint_steps=9
+    )
+    labels = load_label_set(SAMPLE_DIR / "labels.toml")
+    run_fit(tmp_path / "base", tmp_path / "student", records[:12], labels, recipe)
+    base = tensor_statistics(tmp_path / "base")
+    name = "model.layers.16.post_feedforward_layernorm.weight"
+    weights, before = weights_in(tmp_path / "student"), weights_in(tmp_path / "base")
+    assert not torch.equal(weights[name], before[name])
+    comparison = compare_outliers(tensor_statistics(tmp_path / "student"), base)
+    assert comparison.passed and "is inherited" in comparison.finding()
+
+    weights[name][163] *= 10
+    save_file(weights, tmp_path / "student" / "model.safetensors", metadata={"format": "pt"})
+    comparison = compare_outliers(tensor_statistics(tmp_path / "student"), base)
+    assert not comparison.passed and f"{name.removesuffix('.weight')} is grown" in comparison.finding()
