@@ -15,13 +15,18 @@ class Licence:
     attachments: tuple[Path, ...] = ()
 
 
-def gemma_licence(*, terms: tuple[Path, ...] = ()) -> Licence:
-    """For weights that derive from Gemma; ``terms`` are copies of the Gemma Terms that came with the base."""
+def gemma_licence(terms: Path | None = None) -> Licence:
+    """For weights that derive from Gemma; ``terms`` is the copy of the Gemma Terms that came with the base."""
+    copy = (
+        f"The package holds a copy of the terms: {terms.name}."
+        if terms
+        else "The package holds no copy of the terms: add one before you hand it on."
+    )
     return Licence(
         name="Gemma Terms of Use",
-        text=_template("LICENSE.gemma.txt"),
+        text=f"{_template('LICENSE.gemma.txt')}\n{copy}\n",
         notice=_template("NOTICE.gemma.txt"),
-        attachments=terms,
+        attachments=(terms,) if terms else (),
     )
 
 

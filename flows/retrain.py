@@ -18,6 +18,7 @@ from registry.artifacts import Artifact, require_writable, write_text
 from registry.audit_store import AuditStore
 from registry.errors import GateBlocked, UsageError
 from registry.snapshots import Snapshot
+from tasks.bases.resolve import AnyBase, licence_terms
 from tasks.bases.spec import TeacherBase
 from tasks.check_data import check_data
 from tasks.distill_student import distill_student
@@ -239,6 +240,7 @@ def publish(
     origin: dict[str, str],
 ) -> tuple[Artifact, models.RegisteredVersion]:
     """Package the file and register the package with its verdict."""
+    terms = licence_terms(_base(settings))
     package = steps.run(
         package_model,
         gguf=exported.gguf,
@@ -247,9 +249,10 @@ def publish(
         model_name=settings.model_name,
         prompt=settings.prompt,
         licence=settings.licence,
+        terms=Artifact.of("terms", terms) if terms else None,
         limits=Limits(num_ctx=settings.evaluation.context, num_predict=settings.evaluation.max_new_tokens),
         card={
-            "base": _base_name(settings),
+            "base": ", ".join(f"{key} {value}" for key, value in _base(settings).model_dump(mode="json").items()),
             "profile": settings.name,
             "metrics": {
                 stage: evaluated.metrics.model_dump(exclude=_TIMINGS) for stage, evaluated in measured.metrics.items()
@@ -348,9 +351,9 @@ def _champion(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home) 
     return Champion(name, package, _evaluated(steps, settings, snapshot, gguf, "champion", package.prompt))
 
 
-def _base_name(settings: Profile) -> str:
-    base = settings.teacher.base if isinstance(settings.student.base, TeacherBase) else settings.student.base
-    return ", ".join(f"{key} {value}" for key, value in base.model_dump(mode="json").items())
+def _base(settings: Profile) -> AnyBase:
+    """What the weights of the file that ships derive from."""
+    return settings.teacher.base if isinstance(settings.student.base, TeacherBase) else settings.student.base
 
 
 def _git_revision() -> str:

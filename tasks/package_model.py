@@ -23,11 +23,15 @@ def package_model(
     model_name: str,
     prompt: Prompt,
     licence: str,
+    terms: Artifact | None,
     limits: Limits,
     card: dict[str, Any],
     place: Place,
 ) -> Artifact:
-    """The package folder; its golden prompts are test commands with the file's own answers, right ones first."""
+    """The package folder; its golden prompts are test commands with the file's own answers, right ones first.
+
+    ``terms`` is the copy of the licence that came with the base.
+    """
     rows = sorted(load_report(evaluation.verify()).rows, key=lambda row: not row.ok)
     return build_package(
         place.folder / "package",
@@ -37,6 +41,6 @@ def package_model(
         prompt=prompt,
         golden=[(row.command, row.answer) for row in rows[:_GOLDEN_PROMPTS]],
         card=Card(dataset=snapshot.dataset, rows=snapshot.rows, **card),
-        licence=gemma_licence() if licence == "gemma" else apache_licence(),
+        licence=gemma_licence(terms.verify() if terms else None) if licence == "gemma" else apache_licence(),
         limits=limits,
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import importlib.util
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
               "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja",
               "special_tokens_map.json", "added_tokens.json"]  # fmt: skip
+_TERMS = "data/GEMMA_TERMS.html"  # in a weights package
 
 AnyBase = ScratchBase | WeightsPackageBase | GgufBase | FolderBase | HubBase
 
@@ -55,6 +57,17 @@ def resolve_base(base: AnyBase, cache: Path, *, records: Sequence[Record], label
             return _from_hub(base)
 
 
+def licence_terms(base: AnyBase) -> Path | None:
+    """The copy of its licence that an installed weights package holds; None for every other base."""
+    if not isinstance(base, WeightsPackageBase):
+        return None
+    package = importlib.util.find_spec(_module(base))
+    if not package or not package.origin:
+        return None
+    terms = Path(package.origin).parent / _TERMS
+    return terms if terms.is_file() else None
+
+
 def model_path(name: str) -> Path:
     """A path as it is; a hub id as the folder that the hub's cache keeps."""
     path = Path(name)
@@ -82,7 +95,7 @@ def _from_package(base: WeightsPackageBase, cache: Path) -> Path:
         raise UsageError(f"the weights package {base.distribution} is not installed; run {install}.") from error
     if installed != base.version:
         raise UsageError(f"{base.distribution} is {installed}, the profile pins {base.version}; run {install}.")
-    package = importlib.import_module(base.distribution.replace("-", "_"))
+    package = importlib.import_module(_module(base))
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         gguf = Path(scratch) / "base.gguf"
@@ -94,6 +107,10 @@ def _from_package(base: WeightsPackageBase, cache: Path) -> Path:
                 "install the package again."
             )
         return _from_gguf(gguf, found, cache)
+
+
+def _module(base: WeightsPackageBase) -> str:
+    return base.distribution.replace("-", "_")
 
 
 def _from_hub(base: HubBase) -> Path:

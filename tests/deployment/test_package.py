@@ -67,11 +67,18 @@ def test_the_model_card_tells_data_metrics_gates_and_digests(tmp_path: Path) -> 
 def test_the_gemma_terms_travel_with_what_derives_from_gemma(tmp_path: Path) -> None:
     terms = tmp_path / "GEMMA_TERMS.html"
     terms.write_text("the whole terms")
-    package = make_package(tmp_path, licence=gemma_licence(terms=(terms,)))
+    package = make_package(tmp_path, licence=gemma_licence(terms))
     sentence = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
     for name in ("LICENSE", "NOTICE", "Modelfile"):
         assert sentence in (package.path / name).read_text()
     assert (package.path / "GEMMA_TERMS.html").read_text() == "the whole terms"
+    assert "holds a copy of the terms: GEMMA_TERMS.html." in (package.path / "LICENSE").read_text()
+
+
+def test_a_package_without_the_gemma_terms_says_so(tmp_path: Path) -> None:
+    package = make_package(tmp_path, licence=gemma_licence())
+    for name in ("LICENSE", "Modelfile"):
+        assert "holds no copy of the terms" in (package.path / name).read_text()
 
 
 def test_a_model_from_scratch_carries_no_gemma_notice(tmp_path: Path) -> None:

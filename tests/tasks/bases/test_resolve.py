@@ -12,7 +12,7 @@ from huggingface_hub import errors as hub_errors
 from data_checks.contract import LabelSet, Record
 from registry.artifacts import checksums, file_sha256
 from registry.errors import GemmillError, ServiceUnavailable, UsageError
-from tasks.bases.resolve import AnyBase, model_path, resolve_base
+from tasks.bases.resolve import AnyBase, licence_terms, model_path, resolve_base
 from tasks.bases.spec import FolderBase, GgufBase, HubBase, ScratchBase, WeightsPackageBase
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
@@ -114,6 +114,18 @@ def test_a_weights_package_is_not_needed_again(
     folder = resolve(weights_package)
     shutil.rmtree(tmp_path / "site-packages")
     assert resolve(weights_package) == folder
+
+
+def test_the_terms_of_a_weights_package_are_found_where_it_has_them(
+    weights_package: WeightsPackageBase, tmp_path: Path
+) -> None:
+    assert licence_terms(weights_package) is None
+    terms = tmp_path / "site-packages" / "tiny_test_weights" / "data" / "GEMMA_TERMS.html"
+    terms.parent.mkdir()
+    terms.write_text("the whole terms")
+    assert licence_terms(weights_package) == terms
+    assert licence_terms(weights_package.model_copy(update={"distribution": "no-such-weights"})) is None
+    assert licence_terms(FolderBase(kind="folder", path=tmp_path)) is None
 
 
 def test_a_weights_package_of_another_content_is_refused(
