@@ -21,7 +21,11 @@ ARCHITECTURE = "gemma3"
 GLOBAL_PERIOD = 6  # llama.cpp assumes five local layers and one global
 MAX_LAYERS = 512  # LLAMAMAX_LAYERS
 _PROVENANCE = ("general.", "gemmill.")
-_LICENCE_KEYS = ("general.license", "general.license.name", "general.license.link")
+LICENCE_KEYS = {  # by their names in a model card
+    "license": "general.license",
+    "license_name": "general.license.name",
+    "license_link": "general.license.link",
+}
 _FILE_TYPES = {
     QuantType.F32: LlamaFileType.ALL_F32,
     **{type_: LlamaFileType[f"MOSTLY_{type_.name}"] for type_ in QuantType if type_ is not QuantType.F32},
@@ -120,7 +124,7 @@ def metadata(
     if unknown:
         raise UsageError(f"the provenance key {unknown[0]!r} begins with neither of {', '.join(_PROVENANCE)}.")
     further = {key: value for key, value in provenance.items() if key != "general.name"}
-    licence = {key: further.pop(key) for key in _LICENCE_KEYS if key in further}
+    licence = {key: further.pop(key) for key in LICENCE_KEYS.values() if key in further}
     entries = [
         *_general(config, name, sampling),
         *(_text(key, value) for key, value in licence.items()),

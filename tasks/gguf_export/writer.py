@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import quants
+from gguf import Metadata, quants
 from pydantic import BaseModel, ConfigDict
+from yaml import YAMLError
 
 from registry.artifacts import atomic_file
 from registry.errors import UsageError
 from tasks.cores import usable_cores
 from tasks.gguf_export.checkpoint import Checkpoint, read_json
 from tasks.gguf_export.container import ALIGNMENT, header_bytes
-from tasks.gguf_export.metadata import check_config, metadata
+from tasks.gguf_export.metadata import LICENCE_KEYS, check_config, metadata
 from tasks.gguf_export.names import OUTPUT, is_norm, tensor_shapes
 from tasks.gguf_export.plan import TensorPlan, ggml_type, plan_types
 from tasks.gguf_export.tokenizer import load_vocabulary
@@ -100,7 +101,8 @@ def export_gguf(
         out: replaced once the new file is whole.
         weights: the type of all matrices but the embedding.
         embedding: the type of the (tied) embedding; None takes what llama-quantize does.
-        provenance: ``general.*`` and ``gemmill.*`` texts to store, such as general.name or a snapshot digest.
+        provenance: ``general.*`` and ``gemmill.*`` texts to store, such as general.name or a snapshot digest; without
+            general.license the licence that the folder's model card names.
         chat_template: Jinja; None takes the folder's own.
 
     Raises:
@@ -143,6 +145,8 @@ def _plan(
     chat_template: str | None,
 ) -> ExportPlan:
     check_config(config)
+    if LICENCE_KEYS["license"] not in provenance:
+        provenance = {**provenance, **_card_licence(model_dir)}
     shapes = _checked_shapes(model_dir, config, checkpoint)
     plans = tuple(plan_types(shapes, weights=weights, embedding=embedding).values())
     entries = metadata(
@@ -228,3 +232,12 @@ def _chat_template(model_dir: Path) -> str | None:
         return file.read_text(encoding="utf-8")
     template = _optional_json(model_dir / "tokenizer_config.json").get("chat_template")
     return template if isinstance(template, str) else None
+
+
+def _card_licence(model_dir: Path) -> dict[str, str]:
+    """The licence keys that llama.cpp's converter makes of the head of README.md."""
+    try:
+        card = Metadata.load_model_card(model_dir)
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise UsageError(f"the head of {model_dir / 'README.md'} is not YAML; mend or remove it.") from error
+    return {key: card[field] for field, key in LICENCE_KEYS.items() if isinstance(card.get(field), str)}

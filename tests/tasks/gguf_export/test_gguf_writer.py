@@ -79,6 +79,24 @@ def test_the_metadata_is_upstreams_and_then_the_provenance(tiny_gemma: Path, tmp
         assert file.types["tokenizer.ggml.add_bos_token"] is gguf.GGUFValueType.BOOL
 
 
+def test_the_licence_is_the_model_cards_unless_the_provenance_says_another(tiny_gemma: Path, tmp_path: Path) -> None:
+    folder = _copy(tiny_gemma, tmp_path)
+    card = folder / "README.md"
+
+    def licence(**provenance: str) -> dict[str, str]:
+        export_gguf(folder, tmp_path / "out.gguf", weights=QuantType.Q8_0, provenance=provenance)
+        with GgufFile(tmp_path / "out.gguf") as file:
+            return {key: value for key, value in file.metadata.items() if key.startswith("general.license")}
+
+    assert licence() == {}
+    card.write_text("---\nlicense: other\nlicense_name: plant\ntags:\n- gemma3\n---\n# A model\n", encoding="utf-8")
+    assert licence() == {"general.license": "other", "general.license.name": "plant"}
+    assert licence(**{"general.license": "gemma"}) == {"general.license": "gemma"}
+    card.write_text("---\nlicense: [\n---\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"the head of .*README\.md is not YAML"):
+        licence()
+
+
 def test_a_tied_embedding_of_a_q4_0_file_is_q8_0_unless_asked_otherwise(tiny_gemma: Path) -> None:
     def type_of_embedding(embedding: QuantType | None) -> QuantType:
         plan = plan_export(tiny_gemma, weights=QuantType.Q4_0, embedding=embedding)
