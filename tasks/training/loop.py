@@ -76,7 +76,7 @@ def train(
     """Train the objective's model in place; where the recipe shards it, each process ends with its share.
 
     A run that was cut short goes on from ``checkpoint``, which the caller removes once the result is safe. Under
-    ``accelerate launch`` the processes share each step's micro-batches, and the result is that of one process.
+    torchrun the processes share each step's micro-batches, and the result is that of one process.
 
     Raises:
         UsageError: the loss or a gradient is not finite, the message names the step and the first bad tensor; or the
