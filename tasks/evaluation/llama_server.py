@@ -34,7 +34,9 @@ class LlamaServer:
     """A GGUF file served on 127.0.0.1 while the ``with`` block runs.
 
     The KV cache holds ``slots * context`` tokens. With ``schema``, answers are constrained to that JSON
-    Schema. Raises UsageError where llama.cpp refuses the file, ServiceUnavailable where it dies later.
+    Schema; with ``float32_cache``, keys and values are kept as PyTorch keeps them and not in the float16 that a device
+    uses, for comparing log-probabilities. Raises UsageError where llama.cpp refuses the file, ServiceUnavailable where
+    it dies later.
 
     One slot gives the same answers every time, as a device does. With more, rounding depends on which prompts
     share a batch, so a near tie between two tokens can fall either way.
@@ -50,6 +52,7 @@ class LlamaServer:
         context: int = 1024,
         max_new_tokens: int = 256,
         schema: Mapping[str, Any] | None = None,
+        float32_cache: bool = False,
     ) -> None:
         self._gguf = gguf
         self._prompt = prompt
@@ -58,6 +61,7 @@ class LlamaServer:
         self._context = context
         self._max_new_tokens = max_new_tokens
         self._schema = schema
+        self._float32_cache = float32_cache
 
     def __enter__(self) -> Self:
         if not self._gguf.is_file():
@@ -67,6 +71,7 @@ class LlamaServer:
             "threads": self._threads,
             "slots": self._slots,
             "context": self._context,
+            "float32_cache": self._float32_cache,
         }
         self._log: IO[bytes] = tempfile.TemporaryFile()
         self._child = subprocess.Popen(

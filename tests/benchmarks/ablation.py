@@ -5,17 +5,18 @@
 
 BASE is a Hugging Face folder, DATA holds train, validation and test.jsonl. Records whose ``meta`` has FIELD=VALUE never
 train; all of them together are the second set, of another kind than what was trained on. Trained models and answers
-stay in OUT, so that a run goes on where another ended. Each row is compared with the first one of its seed, paired over
-records, by exact match.
+stay in OUT, so that a run goes on where another ended, and runs of other seeds may share it. Figures are means over the
+seeds; each row's exact match is compared with the first row's, by a paired bootstrap over the records.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -25,8 +26,9 @@ from data_checks.contract import LabelSet, Record, infer_label_set, read_jsonl
 from data_checks.texts import read_texts
 from deployment.prompt import Prompt, chat_template
 from flows.settings import Profile, load_profile
-from tasks.evaluation.comparison import compare_reports
+from tasks.evaluation.bootstrap import percentile_interval, resampled_ratios
 from tasks.evaluation.llama_server import LlamaServer
+from tasks.evaluation.metrics import METRIC_TITLES, Ratios, ratio_value, ratios
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report
 from tasks.gguf_export.checkpoint import read_json
 from tasks.gguf_export.names import tensor_shapes
@@ -39,6 +41,7 @@ from tasks.training.pretrain import pretrain
 from tasks.training.recipe import LoraRecipe, TrainingRecipe
 
 PROMPT = Prompt()
+SLOTS = 8  # answers at once, for speed; the same for every row
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Bench:
         self._base, self._out = options.base, options.out / f"seed-{seed}"
         self._texts: list[Path] = options.texts
         self._profile: Profile = load_profile(options.profile)
-        self._seed = seed
+        self.seed = seed
         splits = {name: read_jsonl(options.data / f"{name}.jsonl")[0] for name in ("train", "validation", "test")}
         self._labels: LabelSet = infer_label_set("ablation", [r.response for rows in splits.values() for r in rows])
         held = [tuple(item.split("=", 1)) for item in options.hold_out]
@@ -120,7 +123,7 @@ class Bench:
         if not path.exists():
             records, evaluation = self.sets[name], self._profile.evaluation
             with LlamaServer(
-                self._file(key, row), prompt=PROMPT, threads=evaluation.llama_threads, slots=1,
+                self._file(key, row), prompt=PROMPT, threads=evaluation.llama_threads, slots=SLOTS,
                 context=evaluation.context, max_new_tokens=evaluation.max_new_tokens,
             ) as server:  # fmt: skip
                 predictions = server.answer([record.command for record in records])
@@ -154,7 +157,7 @@ class Bench:
     def _pretrained(self, recipe: TrainingRecipe) -> Path:
         out = self._out / "models" / "pretrained"
         if not out.exists():
-            recipe = recipe.model_copy(update={"seed": self._seed, "epochs": 1, "max_steps": None})
+            recipe = recipe.model_copy(update={"seed": self.seed, "epochs": 1, "max_steps": None})
             pretrain(self._base, out, read_texts(self._texts), recipe, on_metric=_ignore)
         return out
 
@@ -174,7 +177,7 @@ class Bench:
             plan = plan_types(shapes, weights=export.weights, embedding=export.embedding)
             fit(
                 base, out, train_records=self._train, validation_records=self._validation, labels=self._labels,
-                prompt=PROMPT, recipe=recipe.model_copy(update={"seed": self._seed}),
+                prompt=PROMPT, recipe=recipe.model_copy(update={"seed": self.seed}),
                 types={key: tensor.type for key, tensor in plan.items()}, on_metric=_ignore, teaching=teaching,
                 title=name,
             )  # fmt: skip
@@ -185,33 +188,52 @@ def _ignore(name: str, value: float, step: int) -> None:
     pass
 
 
+def pooled(reports: Sequence[EvaluationReport]) -> Ratios:
+    """Right and possible counts of each record, summed over the reports of several seeds."""
+    parts = [ratios([row.expected for row in report.rows], [row.answer for row in report.rows]) for report in reports]
+    return {
+        name: (np.sum([part[name][0] for part in parts], axis=0), np.sum([part[name][1] for part in parts], axis=0))
+        for name in parts[0]
+    }
+
+
+def points(share: float | None, form: str = ".1f") -> str:
+    return "–" if share is None else f"{100 * share:{form}}"
+
+
+def result_table(name: str, benches: Sequence[Bench], rows: Sequence[str]) -> Table:
+    seeds = f"seed {benches[0].seed}" if len(benches) == 1 else f"{len(benches)} seeds"
+    table = Table(title=f"{name}, {len(benches[0].sets[name])} records, {seeds}", title_justify="left")
+    table.add_column("file")
+    for title in (*METRIC_TITLES.values(), "exact − first", "95 % interval"):
+        table.add_column(title, justify="right")
+    first: Ratios | None = None
+    for key in rows:
+        sums = pooled([bench.report(key, ROWS[key], name) for bench in benches])
+        first = first or sums
+        exact = [resampled_ratios([part["exact_match"]])[0] for part in (sums, first)]
+        change = [ratio_value(*part["exact_match"]) or 0.0 for part in (sums, first)]
+        low, high = percentile_interval(exact[0] - exact[1]) or (None, None)
+        table.add_row(
+            ROWS[key].title,
+            *(points(ratio_value(*sums[metric])) for metric in METRIC_TITLES),
+            points(change[0] - change[1], "+.1f"),
+            "" if sums is first else f"{points(low, '+.1f')} … {points(high, '+.1f')}",
+        )
+    return table
+
+
 def main(options: argparse.Namespace) -> None:
     import flows.console
 
     flows.console.set_up_logging(verbose=False)
-    for seed in options.seeds:
-        bench = Bench(options, seed)
-        for name in bench.sets:
-            table = Table(title=f"{name}, {len(bench.sets[name])} records, seed {seed}", title_justify="left")
-            titles = ("JSON", "intent", "entity F1", "exact", "out-of-scope", "exact − first", "95 % interval")
-            table.add_column("file")
-            for title in titles:
-                table.add_column(title, justify="right")
-            first = None
-            for key in options.rows:
-                report = bench.report(key, ROWS[key], name)
-                first = first or report
-                exact = next(m for m in compare_reports(first, report).metrics if m.metric == "exact_match")
-                metrics = report.metrics
-                shown = (
-                    metrics.json_validity, metrics.intent_accuracy, metrics.entity_f1, metrics.exact_match,
-                    metrics.oos_recall, exact.difference,
-                )  # fmt: skip
-                interval = "" if exact.low is None else f"{100 * exact.low:+.1f} … {100 * (exact.high or 0):+.1f}"
-                table.add_row(
-                    ROWS[key].title, *("–" if value is None else f"{100 * value:.1f}" for value in shown), interval
-                )
-            Console().print(table)
+    benches = [Bench(options, seed) for seed in options.seeds]
+    for key in options.rows:  # every set of a row before the next row: it is the training that takes hours
+        for bench in benches:
+            for name in bench.sets:
+                bench.report(key, ROWS[key], name)
+    for name in benches[0].sets:
+        Console(width=160).print(result_table(name, benches, options.rows))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """One step of distillation at full vocabulary: gemmill's chunked loss, the plain loss, trl's GKD trainer.
 
-    python -m tests.benchmarks.bench_distill BASE [--batch 4] [--sequence 256] [--steps 3]
+    python -m tests.benchmarks.bench_distill BASE [--batch 6] [--sequence 256] [--steps 3]
+                                             [--losses gemmill plain trl]
 
 BASE is a Hugging Face folder, both teacher (bf16) and student (fp32 under bf16 autocast, embedding frozen, AdamW). Half
-of each sequence is the answer. trl comes with ``pip install .[bench]``; a peer that is not installed is left out.
+of each sequence is the answer. The step's memory is the peak less what the process held with both models loaded. trl
+comes with ``pip install .[bench]``; a peer that is not installed is left out.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from tasks.distill.kd import kd_loss
 from tasks.training.examples import IGNORE_INDEX, Batch
 from tasks.training.models import load_model
 from tasks.training.objective import Objective
-from tests.benchmarks.child import median_seconds, report, run_child, step_clock
+from tests.benchmarks.child import median_seconds, report, resident_gib, run_child, step_clock
 
 _MIX = {"temperature": 1.0, "alpha_kd": 1.0, "alpha_ce": 0.0}  # what trl's trainer computes
 VARIANTS = {"gemmill": "gemmill, chunked", "plain": "plain loss, all logits", "trl": "trl GKDTrainer"}
@@ -52,9 +54,10 @@ def plain_loss(student: Any, teacher: Any, batch: Batch) -> torch.Tensor:
 
 def measure(variant: str, base: Path, rows: int, width: int, steps: int) -> None:
     student, teacher = models(base)
+    loaded = resident_gib()
     batch = make_batch(rows, width, student.config.vocab_size)
     if variant == "trl":
-        return measure_trl(student, teacher, batch, steps)
+        return measure_trl(student, teacher, batch, steps, loaded)
     optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=1e-5, fused=True)
     objective = Objective(student, head_dtype=torch.bfloat16, teacher=teacher, **_MIX)
     losses = []
@@ -67,10 +70,10 @@ def measure(variant: str, base: Path, rows: int, width: int, steps: int) -> None
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return report(seconds=median_seconds(step, steps), loss=losses[0])
+    return report(seconds=median_seconds(step, steps), loss=losses[0], loaded_gib=loaded)
 
 
-def measure_trl(student: Any, teacher: Any, batch: Batch, steps: int) -> None:
+def measure_trl(student: Any, teacher: Any, batch: Batch, steps: int, loaded: float) -> None:
     """trl's own trainer; its steps are timed between the trainer's callbacks."""
     from statistics import median
 
@@ -100,35 +103,34 @@ def measure_trl(student: Any, teacher: Any, batch: Batch, steps: int) -> None:
             callbacks=[step_clock(seconds), Losses()],
         )  # fmt: skip
         trainer.train()
-    report(seconds=median(seconds[1:]), loss=losses[0])
+    report(seconds=median(seconds[1:]), loss=losses[0], loaded_gib=loaded)
 
 
 def main(arguments: argparse.Namespace) -> None:
     table = Table(title=f"KD step, {arguments.batch} x {arguments.sequence} tokens", title_justify="left")
-    for column in ("loss", "seconds", "time against gemmill", "peak GiB", "memory against gemmill", "KL"):
+    for column in ("loss", "seconds", "ratio", "peak GiB", "ratio", "step's GiB", "ratio", "KL"):
         table.add_column(column, justify="left" if column == "loss" else "right")
     shape = arguments.base, arguments.batch, arguments.sequence, arguments.steps
-    ours = None
-    for variant, name in VARIANTS.items():
+    ours: list[float] = []
+    for variant in arguments.losses:
         if variant == "trl" and not importlib.util.find_spec("trl"):
             continue
         found = run_child(__spec__.name, *shape, variant)
-        ours = ours or found
-        ratios = [found[key] / ours[key] for key in ("seconds", "peak_gib")]
-        table.add_row(
-            name, f"{found['seconds']:.2f}", f"{ratios[0]:.2f}", f"{found['peak_gib']:.2f}", f"{ratios[1]:.2f}",
-            f"{found['loss']:.5f}",
-        )  # fmt: skip
-    Console().print(table)
+        figures = [found["seconds"], found["peak_gib"], found["peak_gib"] - found["loaded_gib"]]
+        ours = ours or figures
+        cells = [f"{cell:.2f}" for pair in zip(figures, ours, strict=True) for cell in (pair[0], pair[0] / pair[1])]
+        table.add_row(VARIANTS[variant], *cells, f"{found['loss']:.5f}")
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("base", type=Path, nargs="?")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--sequence", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--losses", nargs="+", choices=VARIANTS, default=[*VARIANTS])
     options = parser.parse_args()
     if options.child:
         base, *shape, variant = options.child

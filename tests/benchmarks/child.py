@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,6 +25,12 @@ def run_child(module: str, *arguments: object) -> dict[str, Any]:
 def report(**figures: Any) -> None:
     """Print what the parent reads, with this process's peak memory in GiB."""
     print(json.dumps(figures | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB}))
+
+
+def resident_gib() -> float:
+    """What this process holds in memory now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / GIB / 1024
 
 
 def step_clock(seconds: list[float]) -> Any:

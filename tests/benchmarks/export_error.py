@@ -3,8 +3,9 @@
     python -m tests.benchmarks.export_error MODEL [--data FILE.jsonl] [--rows 40] [--weights q4_0] [--embedding q8_0]
 
 MODEL is the folder of a model trained with QAT on these types, whose weights lie on their grid: in float32 they are the
-dequantised file. llama.cpp answers the commands of FILE from that float32 twin and from the file itself, PyTorch reads
-the same tokens, and the next-token distributions are compared at every position of an answer.
+dequantised file. llama.cpp answers the commands of FILE from that float32 twin, with a float32 KV cache, and from the
+file itself; PyTorch reads the same tokens; the next-token distributions are compared at every position of an answer.
+llama.cpp rounds GELU to float16, which the twin's reference does too; beside the file stands the plain model.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn import functional
 
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
@@ -34,6 +36,7 @@ from tasks.training.models import load_model, load_tokenizer
 _PROMPT = Prompt()
 _LIKELIEST = 256  # tokens of each position whose log-probabilities are compared
 _MAX_TOKENS = 192
+_FLOAT32_STEP = 1e-7  # a share of probability that llama.cpp's float32 log-probabilities cannot tell from none
 
 
 class Distance(NamedTuple):
@@ -59,10 +62,22 @@ def different_weights(gguf: Path, model: Path) -> int:
     return different
 
 
-def distance(gguf: Path, model: Path, commands: Sequence[str]) -> Distance:
+def ggml_gelu(x: torch.Tensor) -> torch.Tensor:
+    """The table of ggml's CPU kernels: GELU's tanh form between float16 values, exact beyond 10."""
+    table = functional.gelu(x.half().float(), approximate="tanh").half().float()
+    return torch.where(x.abs() < 10, table, x.relu())
+
+
+def distance(gguf: Path, model: Path, commands: Sequence[str], *, exact: bool) -> Distance:
+    """``exact``: with a float32 cache in llama.cpp, against a PyTorch model with llama.cpp's GELU."""
     tokenizer, reference = load_tokenizer(model), load_model(model, bits=32).eval()
+    if exact:
+        for layer in reference.model.layers:
+            layer.mlp.act_fn = ggml_gelu
     kl, differences, same = [], [], []
-    with LlamaServer(gguf, prompt=_PROMPT, threads=usable_cores(), slots=1, context=1024) as server:
+    with LlamaServer(
+        gguf, prompt=_PROMPT, threads=usable_cores(), slots=1, context=1024, float32_cache=exact
+    ) as server:
         for command in commands:
             ids = encode_prompt(tokenizer, _PROMPT, command)
             found = server.answer_logprobs(ids, _LIKELIEST, max_tokens=_MAX_TOKENS)
@@ -73,7 +88,7 @@ def distance(gguf: Path, model: Path, commands: Sequence[str]) -> Distance:
             for position, theirs in zip(expected, found, strict=True):
                 tokens = torch.tensor(list(theirs))
                 ours, other = position[tokens], torch.tensor(list(theirs.values()), dtype=torch.float64)
-                rest, other_rest = ((1 - part.exp().sum()).clamp_min(1e-300) for part in (ours, other))
+                rest, other_rest = ((1 - part.exp().sum()).clamp_min(_FLOAT32_STEP) for part in (ours, other))
                 kl.append(float((ours.exp() * (ours - other)).sum() + rest * (rest / other_rest).log()))
                 differences.append(float((ours - other).abs().max()))
                 same.append(int(position.argmax()) == int(tokens[0]))
@@ -94,7 +109,7 @@ def main(options: argparse.Namespace) -> None:
                 options.model, path, weights=types[0], embedding=types[1], provenance={},
                 chat_template=chat_template(_PROMPT),
             )  # fmt: skip
-            found = distance(path, options.model, commands)
+            found = distance(path, options.model, commands, exact=types[0] is QuantType.F32)
             table.add_row(
                 str(name), str(different_weights(path, options.model)), str(found.positions),
                 f"{found.max_difference:.2g}", f"{found.mean_kl:.2g}", f"{100 * found.top_1:.2f} %",
