@@ -65,9 +65,14 @@ def _stored(scale: Tensor) -> Tensor:
     return scale.to(torch.float16).to(torch.float32)
 
 
+def _range(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest entry of each block; torch.aminmax takes several times longer on a CPU."""
+    return blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
+
+
 def _extreme(blocks: Tensor) -> Tensor:
     """The entry of largest magnitude in each block, with its sign; of two equal ones the first."""
-    low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
+    low, high = _range(blocks)
     extreme = torch.where(high > -low, high, low)
     ties = ((high == -low) & (high != 0)).squeeze(-1).nonzero().squeeze(-1)
     if ties.numel():
@@ -78,24 +83,24 @@ def _extreme(blocks: Tensor) -> Tensor:
 
 def _symmetric(blocks: Tensor, half: int) -> Tensor:
     scale = _extreme(blocks) / -half
-    codes = (blocks * _inverse(scale)).add_(half + 0.5).trunc_().clamp_(0, 2 * half - 1)
+    codes = (blocks * _inverse(scale)).add_(half + 0.5).floor_().clamp_(0, 2 * half - 1)
     return codes.sub_(half).mul_(_stored(scale))
 
 
 def _affine(blocks: Tensor, levels: int) -> Tensor:
-    low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
+    low, high = _range(blocks)
     scale = (high - low) / levels
-    codes = ((blocks - low) * _inverse(scale)).add_(0.5).trunc_().clamp_(0, levels)
+    codes = ((blocks - low) * _inverse(scale)).add_(0.5).floor_().clamp_(0, levels)
     return codes.mul_(_stored(scale)).add_(_stored(low))
 
 
 def _eight_bit(blocks: Tensor) -> Tensor:
-    scale = torch.linalg.vector_norm(blocks, ord=torch.inf, dim=-1, keepdim=True) / 127
-    scaled = blocks * _inverse(scale)
-    magnitude = scaled.abs()
+    low, high = _range(blocks)
+    scale = torch.maximum(high, -low) / 127
+    magnitude = (blocks * _inverse(scale)).abs_()
     whole = magnitude.floor()
-    rounded = whole + (2 * (magnitude - whole)).floor_()  # half away from zero, as C's roundf
-    return rounded.copysign_(scaled).mul_(_stored(scale))
+    rounded = magnitude.sub_(whole).mul_(2).floor_().add_(whole)  # half away from zero, as C's roundf
+    return rounded.copysign_(blocks).mul_(_stored(scale))
 
 
 _FLOAT_TYPES = {QuantType.F32: torch.float32, QuantType.F16: torch.float16, QuantType.BF16: torch.bfloat16}

@@ -14,6 +14,7 @@ from tasks.quant.codecs import fake_quantize, simulate_quantize
 from tasks.quant.types import QuantType
 
 ALL_TYPES = list(QuantType)
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 BLOCK_TYPES = [quant for quant in QuantType if quant.is_block_type]
 
 
@@ -25,9 +26,10 @@ def through_the_file(values: np.ndarray, quant: QuantType) -> np.ndarray:
 
 
 def assert_same(values: np.ndarray, quant: QuantType) -> None:
-    found = simulate_quantize(torch.from_numpy(values), quant)
-    assert found.dtype == torch.float32
-    np.testing.assert_array_equal(found.numpy(), through_the_file(values, quant))
+    for device in DEVICES:
+        found = simulate_quantize(torch.from_numpy(values).to(device), quant)
+        assert found.dtype == torch.float32
+        np.testing.assert_array_equal(found.cpu().numpy(), through_the_file(values, quant))
 
 
 def adversarial_rows() -> dict[str, np.ndarray]:
