@@ -9,8 +9,8 @@ from registry.artifacts import Artifact, code_digest
 from registry.models import stage_run
 from registry.snapshots import Snapshot
 from tasks.distill.teacher_cache import cache_name
+from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.checkpoint import read_json
-from tasks.gguf_export.names import tensor_shapes
 from tasks.gguf_export.plan import plan_types
 from tasks.quant.types import QuantType
 from tasks.records import snapshot_labels, snapshot_records
@@ -27,8 +27,8 @@ TRAINING_CODE = (
     "tasks/training",
     "tasks/distill",
     "tasks/quant",
+    "tasks/gguf_export/architectures",
     "tasks/gguf_export/checkpoint.py",
-    "tasks/gguf_export/names.py",
     "tasks/gguf_export/plan.py",
     "tasks/cores.py",
     "tasks/train_teacher.py",
@@ -84,7 +84,7 @@ def train_stage(
             **distill.model_dump(include={"temperature", "cache_top_k", "teacher_bits"}),
         )
         teaching = Teaching(teacher.verify(), distill, place.folder.parent / name)
-    plan = plan_types(tensor_shapes(read_json(base.path / "config.json")), weights=weights, embedding=embedding)
+    plan = plan_types(describe(read_json(base.path / "config.json")), weights=weights, embedding=embedding)
     with stage_run(place.run_id, stage) as log:
         log.log_params(recipe.model_dump() | (distill.model_dump() if distill else {}))
         job = TrainingJob(

@@ -14,7 +14,7 @@ from deployment.prompt import END_OF_TURN, START_OF_TURN, Prompt, chat_template
 from registry.artifacts import atomic_directory, write_text
 from registry.errors import UsageError
 from tasks.bases.spec import ScratchBase
-from tasks.gguf_export.metadata import layer_types
+from tasks.gguf_export.architectures.gemma3 import layer_types
 from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.gguf_export.tokenizer_json import tokenizer_json
 

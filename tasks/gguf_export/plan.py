@@ -3,25 +3,25 @@
 Training on the exact grid and the exporter share this plan, so what is trained is what ships.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from registry.errors import UsageError
-from tasks.gguf_export.names import EMBEDDING, gguf_name, is_norm
+from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Layout, Model, is_norm
 from tasks.quant.types import QuantType
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorPlan:
-    """One tensor of the file; ``shape`` is that of the Hugging Face tensor."""
+    """One tensor of the file; ``shape`` is that of the Hugging Face tensor, ``layout`` how the file stores it."""
 
     hf_name: str
     gguf_name: str
     shape: tuple[int, ...]
     type: QuantType
+    layout: Layout
 
     @property
     def row_length(self) -> int:
@@ -51,20 +51,18 @@ def default_embedding(weights: QuantType) -> QuantType:
     return QuantType.Q8_0 if weights.is_block_type else weights
 
 
-def plan_types(
-    shapes: Mapping[str, tuple[int, ...]], *, weights: QuantType, embedding: QuantType | None = None
-) -> dict[str, TensorPlan]:
-    """A plan for every tensor of ``shapes`` (Hugging Face name -> shape), in their order.
+def plan_types(model: Model, *, weights: QuantType, embedding: QuantType | None = None) -> dict[str, TensorPlan]:
+    """Hugging Face name -> plan of every tensor of ``model``, in the order of the file.
 
-    Vectors and norms stay float32, the embedding gets ``embedding`` (None: :func:`default_embedding`), all
-    else ``weights``. Raises UsageError for a name that Gemma 3 lacks and for rows that blocks do not divide.
+    Vectors and norms stay float32, the embedding and an output matrix of its own get ``embedding`` (None:
+    :func:`default_embedding`), all else ``weights``. Raises UsageError for rows that blocks do not divide.
     """
     plans = {}
-    for name, shape in shapes.items():
-        target = gguf_name(name)
+    for name, shape in model.tensor_shapes.items():
+        target = model.gguf_name(name)
         if len(shape) == 1 or is_norm(name):
             type_ = QuantType.F32
-        elif name == EMBEDDING:
+        elif name in (EMBEDDING, OUTPUT):
             type_ = embedding or default_embedding(weights)
         else:
             type_ = weights
@@ -74,5 +72,5 @@ def plan_types(
                 f"{target}: a row of {shape[-1]} is not a multiple of the {type_} block of {block}; "
                 "choose f16 or bf16 for this model."
             )
-        plans[name] = TensorPlan(hf_name=name, gguf_name=target, shape=tuple(shape), type=type_)
+        plans[name] = TensorPlan(hf_name=name, gguf_name=target, shape=shape, type=type_, layout=model.layout(name))
     return plans

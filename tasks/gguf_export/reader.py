@@ -1,4 +1,4 @@
-"""The way back: a Gemma 3 GGUF file becomes a folder that transformers loads and that converts again."""
+"""The way back: a GGUF file becomes a folder that transformers loads and that converts again."""
 
 import json
 import struct
@@ -7,22 +7,27 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from gguf.constants import TokenType
+from gguf.constants import GGUFValueType, TokenType
 
 from deployment.prompt import END_OF_TURN, Prompt, chat_template
 from registry.artifacts import atomic_directory
 from registry.errors import UsageError
+from tasks.gguf_export.architectures import (
+    ARCHITECTURES,
+    MAX_LAYERS,
+    OUTPUT,
+    Architecture,
+    Fields,
+    Key,
+    Layout,
+    Model,
+    architecture_of_file,
+)
 from tasks.gguf_export.container import GgufFile, Tensor
-from tasks.gguf_export.metadata import ARCHITECTURE, MAX_LAYERS, layer_types
-from tasks.gguf_export.names import gguf_name, is_norm, tensor_shapes
 from tasks.gguf_export.tokenizer import Vocabulary
 from tasks.gguf_export.tokenizer_json import tokenizer_json
 
-_LOCAL_ROPE_THETA = 10_000.0  # llama.cpp's value for gemma3 where the file names none
 _CHUNK_ELEMENTS = 1 << 22  # 16 MB of float32 at a time
-
-# Keys that change the function and that this reader does not carry over.
-_UNSUPPORTED = ("rope.scaling.", "attention.sliding_window_pattern", "logit_softcapping", "attention.causal")
 
 
 def import_gguf(gguf: Path, out_dir: Path) -> None:
@@ -35,67 +40,56 @@ def import_gguf(gguf: Path, out_dir: Path) -> None:
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise UsageError(f"{out_dir} exists and is not an empty folder; name another one or delete it.")
     with GgufFile(gguf) as file:
-        config = model_config(file)
+        model = read_model(file)
+        config = model_config(file, model)
         vocabulary = read_vocabulary(file)
-        tensors = _checked_tensors(file, config)
+        _check_tensors(file, model)
         with atomic_directory(out_dir) as folder:
-            _write_weights(file, tensors, folder / "model.safetensors")
+            _write_weights(file, model, folder / "model.safetensors")
             _write_json(folder / "config.json", config)
             _write_json(folder / "generation_config.json", _generation_config(file, config))
-            _write_json(folder / "tokenizer_config.json", _tokenizer_config(file, vocabulary))
+            _write_json(folder / "tokenizer_config.json", _tokenizer_config(file, config, vocabulary))
             (folder / "tokenizer.json").write_text(
                 json.dumps(tokenizer_json(vocabulary), ensure_ascii=False), encoding="utf-8"
             )
 
 
-def model_config(file: GgufFile) -> dict[str, Any]:
-    """config.json of a Gemma3ForCausalLM with the shapes and constants of ``file``."""
-    architecture = file.metadata.get("general.architecture")
-    if architecture != ARCHITECTURE:
-        raise UsageError(f"{file.path} holds the architecture {architecture!r}; only {ARCHITECTURE} can be imported.")
+def read_model(file: GgufFile) -> Model:
+    """The architecture of ``file`` and the numbers in its metadata.
+
+    Raises UsageError for another architecture, or where a number is missing or unsound.
+    """
+    name = file.metadata.get("general.architecture")
+    architecture = architecture_of_file(name)
+    if architecture is None:
+        supported = ", ".join(described.gguf for described in ARCHITECTURES)
+        raise UsageError(f"{file.path} holds the architecture {name!r}; only {supported} can be imported.")
     for key, value in file.metadata.items():
-        if key.startswith(f"{ARCHITECTURE}.") and any(part in key for part in _UNSUPPORTED) and value != "none":
+        foreign = any(part in key for part in architecture.foreign_keys)
+        if key.startswith(f"{architecture.gguf}.") and foreign and value != "none":
             raise UsageError(f"{file.path} sets {key}, which the import does not support.")
-    layers = _number(file, "block_count")
-    if layers > MAX_LAYERS:
-        raise UsageError(f"{file.path} claims {layers} layers, more than llama.cpp's {MAX_LAYERS}.")
-    tokens = _list(file, "tokenizer.ggml.tokens", str)
+    fields: Fields = {
+        "vocab_size": len(_list(file, "tokenizer.ggml.tokens", str)),
+        "tie_word_embeddings": Model(architecture, {}).gguf_name(OUTPUT) not in file.tensors,
+    }
+    for key in (*architecture.keys, *architecture.late_keys):
+        _read_number(file, architecture, key, fields)
+    if fields["num_hidden_layers"] > MAX_LAYERS:
+        raise UsageError(
+            f"{file.path} claims {fields['num_hidden_layers']} layers, more than llama.cpp's {MAX_LAYERS}."
+        )
+    return Model(architecture, fields)
+
+
+def model_config(file: GgufFile, model: Model) -> dict[str, Any]:
+    """config.json of a causal language model with the shapes and constants of ``file``."""
+    tokens = file.metadata["tokenizer.ggml.tokens"]
     eos = _token_id(file, "eos")
     end_of_turn = [id_ for id_, token in enumerate(tokens) if token == END_OF_TURN]
     return {
-        "architectures": ["Gemma3ForCausalLM"],
-        "model_type": "gemma3_text",
-        "vocab_size": len(tokens),
-        "hidden_size": _number(file, "embedding_length"),
-        "intermediate_size": _number(file, "feed_forward_length"),
-        "num_hidden_layers": layers,
-        "num_attention_heads": _number(file, "attention.head_count"),
-        "num_key_value_heads": _number(file, "attention.head_count_kv"),
-        "head_dim": _number(file, "attention.key_length"),
-        "query_pre_attn_scalar": _number(file, "attention.key_length"),
-        "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": _number(file, "context_length"),
-        "sliding_window": _number(file, "attention.sliding_window"),
-        "layer_types": layer_types(layers),
-        "rope_parameters": {
-            "full_attention": {
-                "rope_type": "default",
-                "rope_theta": _float(file, "rope.freq_base", 10_000.0),
-            },
-            "sliding_attention": {
-                "rope_type": "default",
-                "rope_theta": _float(file, "rope.freq_base_swa", _LOCAL_ROPE_THETA),
-            },
-        },
-        "rms_norm_eps": _float(file, "attention.layer_norm_rms_epsilon"),
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-        "initializer_range": 0.02,
-        "use_bidirectional_attention": False,
-        "use_cache": True,
-        "tie_word_embeddings": True,
+        "architectures": [model.architecture.causal_lm],
+        "model_type": model.architecture.model_type,
+        **model.architecture.config(model.fields),
         "bos_token_id": _token_id(file, "bos"),
         "eos_token_id": [eos, *(id_ for id_ in end_of_turn if id_ != eos)],
         "pad_token_id": _token_id(file, "padding"),
@@ -129,31 +123,30 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
     )
 
 
-def tensor_rows(file: GgufFile, name: str) -> Iterator[np.ndarray]:
-    """The tensor of a GGUF name as the Hugging Face values (norms less 1), float32, a few rows at a time."""
+def tensor_rows(file: GgufFile, name: str, layout: Layout) -> Iterator[np.ndarray]:
+    """The tensor of a GGUF name as the Hugging Face values, float32, a few rows at a time."""
     tensor = file.tensors[name]
-    step = max(1, _CHUNK_ELEMENTS // tensor.row_length)
+    step = layout.rows_at_once(max(1, _CHUNK_ELEMENTS // tensor.row_length))
     for start in range(0, tensor.rows, step):
-        values = file.rows(name, start, min(start + step, tensor.rows))
-        yield values - np.float32(1) if is_norm(name) else values
+        yield layout.original(file.rows(name, start, min(start + step, tensor.rows)))
 
 
-def _checked_tensors(file: GgufFile, config: dict[str, Any]) -> dict[str, Tensor]:
-    """Hugging Face name -> tensor of ``file``, once it is known to hold exactly the tensors of ``config``."""
-    shapes = {gguf_name(name): shape for name, shape in tensor_shapes(config).items()}
+def _check_tensors(file: GgufFile, model: Model) -> None:
+    """Refuse a file that has not exactly the tensors that its metadata asks for."""
+    shapes = {model.gguf_name(name): shape for name, shape in model.tensor_shapes.items()}
     for name in [*shapes, *file.tensors]:
         found = file.tensors[name].shape if name in file.tensors else None
         if found != shapes.get(name):
             raise UsageError(f"{file.path} has {name} of shape {found} where its metadata asks for {shapes.get(name)}.")
-    return {name: file.tensors[gguf_name(name)] for name in tensor_shapes(config)}
 
 
-def _write_weights(file: GgufFile, tensors: dict[str, Tensor], path: Path) -> None:
+def _write_weights(file: GgufFile, model: Model, path: Path) -> None:
     """All tensors as float32 in one safetensors file, streamed."""
+    tensors = {name: file.tensors[model.gguf_name(name)] for name in model.tensor_shapes}
     with path.open("wb") as stream:
         _write_safetensors_header(stream, tensors)
-        for tensor in tensors.values():
-            for values in tensor_rows(file, tensor.name):
+        for name, tensor in tensors.items():
+            for values in tensor_rows(file, tensor.name, model.layout(name)):
                 stream.write(np.ascontiguousarray(values, dtype="<f4").data)
 
 
@@ -178,7 +171,7 @@ def _generation_config(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]
     return {**ids, **({"do_sample": True} if sampling else {}), **sampling}
 
 
-def _tokenizer_config(file: GgufFile, vocabulary: Vocabulary) -> dict[str, Any]:
+def _tokenizer_config(file: GgufFile, config: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": vocabulary.tokens[vocabulary.bos],
@@ -187,7 +180,7 @@ def _tokenizer_config(file: GgufFile, vocabulary: Vocabulary) -> dict[str, Any]:
         "pad_token": vocabulary.tokens[vocabulary.padding],
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
-        "model_max_length": _number(file, "context_length"),
+        "model_max_length": config["max_position_embeddings"],
         "chat_template": file.metadata.get("tokenizer.chat_template", chat_template(Prompt())),
     }
 
@@ -199,18 +192,18 @@ def _list(file: GgufFile, key: str, kind: type) -> list[Any]:
     return values
 
 
-def _number(file: GgufFile, key: str) -> int:
-    value = file.metadata.get(f"{ARCHITECTURE}.{key}")
-    if type(value) is not int or value <= 0:
-        raise UsageError(f"{file.path} has {ARCHITECTURE}.{key} = {value!r} where a positive whole number belongs.")
-    return value
-
-
-def _float(file: GgufFile, key: str, default: float | None = None) -> float:
-    value = file.metadata.get(f"{ARCHITECTURE}.{key}", default)
-    if not isinstance(value, float) or not value > 0:
-        raise UsageError(f"{file.path} has {ARCHITECTURE}.{key} = {value!r} where a positive number belongs.")
-    return _shortest(value)
+def _read_number(file: GgufFile, architecture: Architecture, key: Key, fields: Fields) -> None:
+    """Put the number under ``key`` into ``fields``; where it is there already, they must agree."""
+    name = f"{architecture.gguf}.{key.name}"
+    value = file.metadata.get(name, key.default)
+    if value is None and key.optional:
+        return
+    whole = key.type is GGUFValueType.UINT32
+    if type(value) is not (int if whole else float) or not value > 0:
+        kind = "whole number" if whole else "number"
+        raise UsageError(f"{file.path} has {name} = {value!r} where a positive {kind} belongs.")
+    if fields.setdefault(key.field, _shortest(value)) != _shortest(value):
+        raise UsageError(f"{file.path} has {name} = {value!r}, which contradicts {key.field} = {fields[key.field]!r}.")
 
 
 def _shortest(value: Any) -> Any:

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from deployment.prompt import END_OF_TURN, Prompt, encode_prompt
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.checkpoint import Checkpoint
+from tasks.gguf_export.architectures import Model, describe
+from tasks.gguf_export.checkpoint import Checkpoint, read_json
 from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.names import OUTPUT, gguf_name, is_norm
 from tasks.gguf_export.reader import tensor_rows
 
 logger = logging.getLogger(__name__)
@@ -92,9 +92,10 @@ def verify_gguf(
     from transformers import AutoTokenizer
 
     prompt = prompt or Prompt()
+    model = describe(read_json(model_dir / "config.json"))
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     with GgufFile(gguf) as file, Checkpoint(model_dir) as checkpoint:
-        checks = [_tensor_names(file, checkpoint), _tensor_errors(file, checkpoint), _stop_token(file)]
+        checks = [_tensor_names(file, model), _tensor_errors(file, checkpoint, model), _stop_token(file)]
     with LlamaServer(gguf, prompt=prompt, threads=threads, slots=1) as server:
         texts = [*PARITY_TEXTS, *prompts]
         checks += [
@@ -120,7 +121,7 @@ def verify_gguf(
         ]
         ids = [encode_prompt(tokenizer, prompt, command) for command in prompts]
         found = [_distribution(server.next_token_logprobs(item)) for item in ids]
-    checks += _next_token_checks(gguf, model_dir, ids, found)
+    checks += _next_token_checks(gguf, model_dir, model, ids, found)
     for check in checks:
         if not check.passed:
             logger.error("%s: %s is %.3g, bound %.3g %s", gguf, check.name, check.value, check.bound, check.detail)
@@ -152,34 +153,29 @@ def error_bound(values: np.ndarray, type_: GGMLQuantizationType) -> np.ndarray:
     return np.broadcast_to(steps * 1.001 + fp16, blocks.shape).reshape(values.shape)
 
 
-def _tensor_names(file: GgufFile, checkpoint: Checkpoint) -> Check:
-    expected = {gguf_name(name) for name in checkpoint.tensors if name != OUTPUT}
+def _tensor_names(file: GgufFile, model: Model) -> Check:
+    expected = {model.gguf_name(name) for name in model.tensor_shapes}
     different = sorted(expected ^ file.tensors.keys())
     return _at_most("missing or unknown tensors", len(different), 0, ", ".join(different[:3]))
 
 
-def _tensor_errors(file: GgufFile, checkpoint: Checkpoint) -> Check:
+def _tensor_errors(file: GgufFile, checkpoint: Checkpoint, model: Model) -> Check:
     """The worst error of any weight as a share of what its type allows."""
     worst, where = 0.0, ""
-    for name in checkpoint.tensors:
-        if name == OUTPUT or gguf_name(name) not in file.tensors:
+    for name in model.tensor_shapes.keys() & checkpoint.tensors.keys():
+        if model.gguf_name(name) not in file.tensors:
             continue
-        tensor = file.tensors[gguf_name(name)]
+        tensor, layout = file.tensors[model.gguf_name(name)], model.layout(name)
         start = 0
-        for stored in tensor_rows(file, tensor.name):
-            source = checkpoint.rows(name, start, start + len(stored))
-            start += len(stored)
-            error = np.abs(_stored_form(stored, name) - _stored_form(source, name))
-            allowed = error_bound(_stored_form(source, name), tensor.type)
+        for found in tensor_rows(file, tensor.name, layout):
+            source = layout.stored(checkpoint.rows(name, start, start + len(found)))
+            start += len(found)
+            error = np.abs(layout.stored(found) - source)
+            allowed = error_bound(source, tensor.type)
             share = float(np.max(error / np.maximum(allowed, np.finfo(np.float32).tiny)))
             if not share <= worst:  # NaN is the worst of all
                 worst, where = share, tensor.name
     return _at_most("weight error / allowed error", worst, 1, where)
-
-
-def _stored_form(values: np.ndarray, name: str) -> np.ndarray:
-    """As in the file, where norms are 1 + w."""
-    return values + np.float32(1) if is_norm(name) else values
 
 
 def _stop_token(file: GgufFile) -> Check:
@@ -212,7 +208,7 @@ def _one_bos(server: LlamaServer, prompts: Sequence[str], bos: int) -> Check:
 
 
 def _next_token_checks(
-    gguf: Path, model_dir: Path, ids: Sequence[list[int]], found: Sequence[np.ndarray]
+    gguf: Path, model_dir: Path, described: Model, ids: Sequence[list[int]], found: Sequence[np.ndarray]
 ) -> Iterator[Check]:
     import torch
     from transformers import AutoModelForCausalLM
@@ -222,7 +218,7 @@ def _next_token_checks(
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     source = [_hf_distribution(model, item) for item in ids]
     with GgufFile(gguf) as file:
-        _load_from_gguf(model, file)
+        _load_from_gguf(model, file, described)
         types = {tensor.type for tensor in file.tensors.values()}
     twin = [_hf_distribution(model, item) for item in ids]
     bound = max(_KL_BOUND.get(type_, _KL_BOUND_BELOW_8_BITS) for type_ in types)
@@ -235,7 +231,7 @@ def _next_token_checks(
     yield _at_most("log-probability difference of likely tokens", likely, 0.5)
 
 
-def _load_from_gguf(model: Any, file: GgufFile) -> None:
+def _load_from_gguf(model: Any, file: GgufFile, described: Model) -> None:
     """Give ``model`` the weights that lie in ``file``."""
     import torch
 
@@ -243,7 +239,7 @@ def _load_from_gguf(model: Any, file: GgufFile) -> None:
         for name, parameter in model.named_parameters():
             start = 0
             rows = parameter.view(-1, parameter.shape[-1])
-            for values in tensor_rows(file, gguf_name(name)):
+            for values in tensor_rows(file, described.gguf_name(name), described.layout(name)):
                 rows[start : start + len(values)] = torch.from_numpy(values.copy())
                 start += len(values)
 

@@ -21,10 +21,10 @@ from yaml import YAMLError
 from registry.artifacts import atomic_file
 from registry.errors import UsageError
 from tasks.cores import usable_cores
+from tasks.gguf_export.architectures import OUTPUT, Model, describe
 from tasks.gguf_export.checkpoint import Checkpoint, read_json
 from tasks.gguf_export.container import ALIGNMENT, header_bytes
-from tasks.gguf_export.metadata import LICENCE_KEYS, check_config, metadata
-from tasks.gguf_export.names import OUTPUT, is_norm, tensor_shapes
+from tasks.gguf_export.metadata import LICENCE_KEYS, metadata
 from tasks.gguf_export.plan import TensorPlan, ggml_type, plan_types
 from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.quant.types import QuantType
@@ -94,13 +94,13 @@ def export_gguf(
     provenance: Mapping[str, str] | None = None,
     chat_template: str | None = None,
 ) -> ExportReport:
-    """Write the Gemma 3 text model in ``model_dir`` as ``out``.
+    """Write the model in ``model_dir`` as ``out``.
 
     Args:
         model_dir: config.json, safetensors (single or sharded), tokenizer.json or tokenizer.model.
         out: replaced once the new file is whole.
         weights: the type of all matrices but the embedding.
-        embedding: the type of the (tied) embedding; None takes what llama-quantize does.
+        embedding: the type of embedding and output matrix; None takes what llama-quantize does.
         provenance: ``general.*`` and ``gemmill.*`` texts to store, such as general.name or a snapshot digest; without
             general.license the licence that the folder's model card names.
         chat_template: Jinja; None takes the folder's own.
@@ -144,13 +144,13 @@ def _plan(
     provenance: Mapping[str, str],
     chat_template: str | None,
 ) -> ExportPlan:
-    check_config(config)
+    model = describe(config)
     if LICENCE_KEYS["license"] not in provenance:
         provenance = {**provenance, **_card_licence(model_dir)}
-    shapes = _checked_shapes(model_dir, config, checkpoint)
-    plans = tuple(plan_types(shapes, weights=weights, embedding=embedding).values())
+    _check_shapes(model_dir, model, checkpoint)
+    plans = tuple(plan_types(model, weights=weights, embedding=embedding).values())
     entries = metadata(
-        config,
+        model,
         load_vocabulary(model_dir, config),
         weights=weights,
         name=provenance.get("general.name", model_dir.resolve().name),
@@ -161,17 +161,17 @@ def _plan(
     return ExportPlan(tensors=plans, header=header_bytes(entries, _tensor_headers(plans)))
 
 
-def _checked_shapes(model_dir: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """The shapes that config.json asks for, once the checkpoint is known to have exactly those."""
-    found = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if name != OUTPUT}
-    expected = tensor_shapes(config)
+def _check_shapes(model_dir: Path, model: Model, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that has not exactly the tensors that its config.json asks for."""
+    copy = OUTPUT if model.tied else None  # some tools save the embedding once more under this name
+    found = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if name != copy}
+    expected = model.tensor_shapes
     for name in [*expected, *found]:
         if found.get(name) != expected.get(name):
             raise UsageError(
                 f"{model_dir} has {name} of shape {found.get(name)} where its config.json asks for "
                 f"{expected.get(name)}."
             )
-    return expected
 
 
 def _encoded(checkpoint: Checkpoint, plans: tuple[TensorPlan, ...]) -> Iterator[bytes]:
@@ -193,7 +193,7 @@ def _encoded(checkpoint: Checkpoint, plans: tuple[TensorPlan, ...]) -> Iterator[
 
 def _chunks(plans: tuple[TensorPlan, ...]) -> Iterator[tuple[TensorPlan, int, int]]:
     for plan in plans:
-        step = max(1, _CHUNK_WEIGHTS // plan.row_length)
+        step = plan.layout.rows_at_once(max(1, _CHUNK_WEIGHTS // plan.row_length))
         for start in range(0, plan.rows, step):
             yield plan, start, min(start + step, plan.rows)
 
@@ -203,8 +203,7 @@ def _encode_rows(checkpoint: Checkpoint, plan: TensorPlan, start: int, stop: int
     values = checkpoint.rows(plan.hf_name, start, stop)
     if not np.isfinite(values).all():
         raise UsageError(f"{plan.hf_name} holds NaN or infinity; train or save the model again.")
-    if is_norm(plan.hf_name):
-        values = values + np.float32(1)
+    values = plan.layout.stored(values)
     if plan.type is QuantType.F16 and np.abs(values).max() > np.finfo(np.float16).max:
         raise UsageError(f"{plan.gguf_name} holds {np.abs(values).max():.4g}, beyond f16; choose bf16 or q8_0.")
     data = encode(values, plan.type).tobytes()

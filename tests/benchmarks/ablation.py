@@ -30,8 +30,8 @@ from tasks.evaluation.bootstrap import percentile_interval, resampled_ratios
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.metrics import METRIC_TITLES, Ratios, ratio_value, ratios
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report
+from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.checkpoint import read_json
-from tasks.gguf_export.names import tensor_shapes
 from tasks.gguf_export.plan import plan_types
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant import codecs
@@ -173,8 +173,8 @@ class Bench:
         out = self._out / "models" / name
         if not out.exists():
             export = self._profile.export
-            shapes = tensor_shapes(read_json(base / "config.json"))
-            plan = plan_types(shapes, weights=export.weights, embedding=export.embedding)
+            described = describe(read_json(base / "config.json"))
+            plan = plan_types(described, weights=export.weights, embedding=export.embedding)
             fit(
                 base, out, train_records=self._train, validation_records=self._validation, labels=self._labels,
                 prompt=PROMPT, recipe=recipe.model_copy(update={"seed": self.seed}),

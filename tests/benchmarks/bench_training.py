@@ -20,8 +20,8 @@ from rich.table import Table
 from data_checks.contract import load_label_set, read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
+from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.checkpoint import read_json
-from tasks.gguf_export.names import tensor_shapes
 from tasks.gguf_export.plan import plan_types
 from tasks.quant import qat
 from tasks.quant.types import QuantType
@@ -44,8 +44,8 @@ class Trainee:
         model = load_model(base, bits=32)
         model.get_input_embeddings().requires_grad_(train_embedding)
         if quant is not None:
-            shapes = tensor_shapes(read_json(base / "config.json"))
-            plan = plan_types(shapes, weights=quant, embedding=QuantType.Q8_0)
+            described = describe(read_json(base / "config.json"))
+            plan = plan_types(described, weights=quant, embedding=QuantType.Q8_0)
             qat.attach(model, {name: tensor.type for name, tensor in plan.items()})
         self._objective = Objective(model, head_dtype=torch.bfloat16).train()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -25,9 +25,9 @@ from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt, chat_template, encode_prompt
 from tasks.cores import usable_cores
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.checkpoint import Checkpoint
+from tasks.gguf_export.architectures import describe, is_norm
+from tasks.gguf_export.checkpoint import Checkpoint, read_json
 from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.names import OUTPUT, gguf_name, is_norm
 from tasks.gguf_export.reader import tensor_rows
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
@@ -51,12 +51,13 @@ class Distance(NamedTuple):
 def different_weights(gguf: Path, model: Path) -> int:
     """How many weights of ``gguf`` are not exactly those of the folder ``model``."""
     different = 0
+    described = describe(read_json(model / "config.json"))
     with GgufFile(gguf) as file, Checkpoint(model) as checkpoint:
-        for name in checkpoint.tensors:
-            if name == OUTPUT or is_norm(name):  # a norm is stored as 1 + w
+        for name in described.tensor_shapes:
+            if is_norm(name):  # may be stored as 1 + w
                 continue
             start = 0
-            for stored in tensor_rows(file, gguf_name(name)):
+            for stored in tensor_rows(file, described.gguf_name(name), described.layout(name)):
                 different += int((stored != checkpoint.rows(name, start, start + len(stored))).sum())
                 start += len(stored)
     return different

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt
+from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.checkpoint import read_json
-from tasks.gguf_export.names import tensor_shapes
 from tasks.gguf_export.plan import plan_types
 from tasks.quant.types import QuantType
 from tasks.training.fit import Teaching, fit
@@ -63,8 +63,8 @@ def run_fit(
     teaching: Teaching | None = None,
 ) -> History:
     """Train on all but the last four records and validate on those, for a Q4_0 file with a Q8_0 embedding."""
-    shapes = tensor_shapes(read_json(base / "config.json"))
-    plan = plan_types(shapes, weights=QuantType.Q4_0, embedding=QuantType.Q8_0)
+    model = describe(read_json(base / "config.json"))
+    plan = plan_types(model, weights=QuantType.Q4_0, embedding=QuantType.Q8_0)
     return fit(
         base,
         out,

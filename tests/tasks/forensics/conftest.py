@@ -9,7 +9,7 @@ import pytest
 from gemma_shaped import CONFIG, OUTLIER
 from safetensors.numpy import save_file
 
-from tasks.gguf_export.names import tensor_shapes
+from tasks.gguf_export.architectures import describe
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def weights() -> dict[str, np.ndarray]:
     generator = np.random.default_rng(7)
     tensors = {
         name: generator.normal(0.5 if len(shape) == 1 else 0.0, 0.1, shape).astype(np.float32)
-        for name, shape in tensor_shapes(CONFIG).items()
+        for name, shape in describe(CONFIG).tensor_shapes.items()
     }
     tensors[OUTLIER][11] = 1656.0
     return tensors

@@ -15,7 +15,7 @@ from registry.errors import UsageError
 from tasks.forensics import checkpoints
 from tasks.forensics.names import TensorKind, kind_of, name_from_gguf
 from tasks.forensics.statistics import ModelStatistics, read_statistics, tensor_statistics
-from tasks.gguf_export.names import gguf_name, is_norm, tensor_shapes
+from tasks.gguf_export.architectures import describe, is_norm
 
 
 def by_name(statistics: ModelStatistics) -> dict:
@@ -29,9 +29,9 @@ def write_gguf(path, weights, kind):
     writer.add_array("tokenizer.ggml.scores", [0.5] * CONFIG["vocab_size"])
     for name, values in weights.items():
         if is_norm(name):
-            writer.add_tensor(gguf_name(name), values + 1)
+            writer.add_tensor(describe(CONFIG).gguf_name(name), values + 1)
         else:
-            writer.add_tensor(gguf_name(name), gguf.quants.quantize(values, kind), raw_dtype=kind)
+            writer.add_tensor(describe(CONFIG).gguf_name(name), gguf.quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -97,8 +97,8 @@ def test_a_quantised_file_is_measured_as_it_dequantises(weights, tmp_path):
 
 
 def test_every_gguf_name_of_gemma_leads_back_to_its_hugging_face_name():
-    for name in tensor_shapes(CONFIG):
-        assert name_from_gguf(gguf_name(name), "gemma3") == name
+    for name in describe(CONFIG).tensor_shapes:
+        assert name_from_gguf(describe(CONFIG).gguf_name(name), "gemma3") == name
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.gguf_export.metadata import layer_types
-from tasks.gguf_export.names import tensor_shapes
+from tasks.gguf_export.architectures import describe
+from tasks.gguf_export.architectures.gemma3 import layer_types
 
 _LAYERS = 7  # five local, one global, one local
 CONFIG = {
@@ -48,7 +48,7 @@ def tiny_weights(seed: int = 0) -> dict[str, np.ndarray]:
     """Weights of a trained model's scale: a few large norm gains, matrices of about 1 / sqrt(row length)."""
     random = np.random.default_rng(seed)
     weights = {}
-    for name, shape in tensor_shapes(CONFIG).items():
+    for name, shape in describe(CONFIG).tensor_shapes.items():
         scale = 0.5 if len(shape) == 1 else shape[-1] ** -0.5
         weights[name] = (random.standard_normal(shape) * scale).astype(np.float32)
     weights["model.layers.3.post_feedforward_layernorm.weight"][5] = 1656.0

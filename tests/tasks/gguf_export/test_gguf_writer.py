@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 from registry.artifacts import file_sha256
 from registry.errors import UsageError
+from tasks.gguf_export.architectures import EMBEDDING, describe, is_norm
 from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.names import EMBEDDING, gguf_name, is_norm
 from tasks.gguf_export.plan import plan_types
 from tasks.gguf_export.writer import export_gguf, plan_export
 from tasks.quant.types import QuantType
@@ -49,7 +49,7 @@ def test_every_tensor_has_the_bytes_of_gguf_py(tiny_gemma: Path, tmp_path: Path,
         for name, values in tiny_weights().items():
             type_ = GGMLQuantizationType.F32 if values.ndim == 1 else GGMLQuantizationType[weights.name]
             expected = gguf.quants.quantize(values + np.float32(1) if is_norm(name) else values, type_)
-            tensor = file.tensors[gguf_name(name)]
+            tensor = file.tensors[describe(CONFIG).gguf_name(name)]
             assert (tensor.type, tensor.shape) == (type_, values.shape)
             assert file.raw_rows(tensor.name, 0, tensor.rows).tobytes() == expected.tobytes()
 
@@ -116,10 +116,10 @@ def test_the_plan_predicts_the_file_to_the_byte(tiny_gemma: Path, tmp_path: Path
 
 
 def test_rows_that_a_block_does_not_divide_are_refused() -> None:
-    shapes = {"model.layers.3.mlp.down_proj.weight": (64, 100)}
-    with pytest.raises(UsageError, match=r"blk\.3\.ffn_down\.weight: a row of 100 .* q4_0 block of 32"):
-        plan_types(shapes, weights=QuantType.Q4_0)
-    assert plan_types(shapes, weights=QuantType.BF16)
+    model = describe({**CONFIG, "intermediate_size": 100})
+    with pytest.raises(UsageError, match=r"blk\.0\.ffn_down\.weight: a row of 100 .* q4_0 block of 32"):
+        plan_types(model, weights=QuantType.Q4_0)
+    assert plan_types(model, weights=QuantType.BF16)
 
 
 def test_shards_and_bf16_give_the_same_file(tiny_gemma: Path, tmp_path: Path) -> None:
@@ -152,7 +152,9 @@ def test_half_precision_checkpoints_are_read_exactly(tiny_gemma: Path, tmp_path:
     report = export_gguf(folder, tmp_path / "out.gguf", weights=QuantType.F32)
     with GgufFile(report.path) as file:
         for name, values in rounded.items():
-            found = file.rows(gguf_name(name), 0, file.tensors[gguf_name(name)].rows).reshape(values.shape)
+            found = file.rows(
+                describe(CONFIG).gguf_name(name), 0, file.tensors[describe(CONFIG).gguf_name(name)].rows
+            ).reshape(values.shape)
             np.testing.assert_array_equal(found, values.float().numpy() + np.float32(is_norm(name)))
 
 

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from deployment.prompt import Prompt, chat_template
+from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.checkpoint import read_json
-from tasks.gguf_export.names import gguf_name, is_norm, tensor_shapes
 from tasks.gguf_export.plan import plan_types
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant import qat
@@ -29,8 +29,8 @@ INPUT_IDS = torch.arange(6, 30).reshape(2, 12)
 
 
 def types_of(model_dir: Path, weights: QuantType, embedding: QuantType) -> dict[str, QuantType]:
-    shapes = tensor_shapes(read_json(model_dir / "config.json"))
-    return {name: plan.type for name, plan in plan_types(shapes, weights=weights, embedding=embedding).items()}
+    model = describe(read_json(model_dir / "config.json"))
+    return {name: plan.type for name, plan in plan_types(model, weights=weights, embedding=embedding).items()}
 
 
 @pytest.fixture
@@ -261,7 +261,8 @@ def test_the_exported_file_holds_the_values_of_training(
     }
     stored = load_file(tmp_path / "model" / "model.safetensors")
     assert len(in_the_file) == len(stored)
+    described = describe(read_json(tiny_model_dir / "config.json"))
     for name, weight in stored.items():
-        expected = weight.numpy() + np.float32(1) if is_norm(name) else weight.numpy()
-        np.testing.assert_array_equal(in_the_file[gguf_name(name)], expected, err_msg=name)
+        expected = described.layout(name).stored(weight.numpy())
+        np.testing.assert_array_equal(in_the_file[described.gguf_name(name)], expected, err_msg=name)
         assert torch.equal(weight, seen[name.removesuffix(".weight")])
