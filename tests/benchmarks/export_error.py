@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from torch.nn import functional
 
 from data_checks.contract import read_jsonl
@@ -63,10 +64,12 @@ def different_weights(gguf: Path, model: Path) -> int:
     return different
 
 
-def ggml_gelu(x: torch.Tensor) -> torch.Tensor:
-    """The table of ggml's CPU kernels: GELU's tanh form between float16 values, exact beyond 10."""
-    table = functional.gelu(x.half().float(), approximate="tanh").half().float()
-    return torch.where(x.abs() < 10, table, x.relu())
+class GgmlGelu(nn.Module):
+    """GELU's tanh form as ggml's CPU kernels have it: a table between float16 values, exact beyond 10."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        table = functional.gelu(x.half().float(), approximate="tanh").half().float()
+        return torch.where(x.abs() < 10, table, x.relu())
 
 
 def distance(gguf: Path, model: Path, commands: Sequence[str], *, exact: bool) -> Distance:
@@ -74,7 +77,7 @@ def distance(gguf: Path, model: Path, commands: Sequence[str], *, exact: bool) -
     tokenizer, reference = load_tokenizer(model), load_model(model, bits=32).eval()
     if exact:
         for layer in reference.model.layers:
-            layer.mlp.act_fn = ggml_gelu
+            layer.mlp.act_fn = GgmlGelu()
     kl, differences, same = [], [], []
     with LlamaServer(
         gguf, prompt=_PROMPT, threads=usable_cores(), slots=1, context=1024, float32_cache=exact
