@@ -234,11 +234,11 @@ def evaluate(
 ) -> None:
     """Ask a model every command of a file, greedily and unconstrained, and score the answers."""
     from flows.console import console, metric_table
-    from flows.evaluation import evaluate_on
+    from flows.evaluation import evaluation_of
     from tasks.evaluation.report import write_report
 
     _require_writable(json_path, html_path)
-    report = evaluate_on(model, data, labels, instruction, threads, _locate_home(home))
+    report = evaluation_of(model, data, labels, instruction, threads, _locate_home(home))()
     write_report(report, json_path=json_path, html_path=html_path)
     console.print(metric_table({model: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
 
@@ -257,13 +257,13 @@ def compare(
 ) -> None:
     """Compare two models on the same commands, with paired intervals."""
     from flows.console import console
-    from flows.evaluation import evaluate_on
+    from flows.evaluation import evaluation_of
     from tasks.evaluation.comparison import compare_reports, comparison_table, write_comparison
 
     _require_writable(json_path, html_path)
     place = _locate_home(home)
-    reports = [evaluate_on(model, data, labels, instruction, threads, place) for model in (a, b)]
-    comparison = compare_reports(*reports)
+    both = [evaluation_of(model, data, labels, instruction, threads, place) for model in (a, b)]
+    comparison = compare_reports(*(evaluate() for evaluate in both))
     write_comparison(comparison, json_path=json_path, html_path=html_path)
     console.print(comparison_table(comparison))
 

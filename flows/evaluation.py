@@ -1,5 +1,6 @@
 """A model of any form, asked every command of a file: what ``evaluate`` and ``compare`` run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from data_checks.contract import LabelSet, Record, infer_label_set, load_label_set, read_jsonl
@@ -16,10 +17,10 @@ from tasks.evaluation.runtimes import open_runtime
 _REGISTRY_PREFIX = "models:/"
 
 
-def evaluate_on(
+def evaluation_of(
     model: str, data: Path, labels: Path | None, instruction: str, threads: int, home: Path
-) -> EvaluationReport:
-    """Greedy, unconstrained answers of ``model`` to the records of ``data``, scored.
+) -> Callable[[], EvaluationReport]:
+    """What scores the greedy, unconstrained answers of ``model`` to the records of ``data``, once all is found.
 
     Raises:
         UsageError: model, data or label set cannot be used.
@@ -33,17 +34,21 @@ def evaluate_on(
         package = verify_package(_download(model, home))
         prompt, spec = package.prompt, str(package.gguf)
     runtime = open_runtime(spec, prompt=prompt, threads=threads or usable_cores())
-    with runtime:
-        predictions = runtime.answer([record.command for record in records])
-    return evaluation_report(
-        records,
-        predictions,
-        label_set,
-        model=model,
-        sha256=Artifact.of("model", Path(spec)).sha256 if Path(spec).exists() else None,
-        dataset=label_set.name,
-        dataset_sha256=file_sha256(file),
-    )
+
+    def evaluate() -> EvaluationReport:
+        with runtime:
+            predictions = runtime.answer([record.command for record in records])
+        return evaluation_report(
+            records,
+            predictions,
+            label_set,
+            model=model,
+            sha256=Artifact.of("model", Path(spec)).sha256 if Path(spec).exists() else None,
+            dataset=label_set.name,
+            dataset_sha256=file_sha256(file),
+        )
+
+    return evaluate
 
 
 def _records(file: Path, labels: Path | None) -> tuple[list[Record], LabelSet]:

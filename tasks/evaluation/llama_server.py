@@ -54,6 +54,8 @@ class LlamaServer:
         schema: Mapping[str, Any] | None = None,
         float32_cache: bool = False,
     ) -> None:
+        if not gguf.is_file():
+            raise UsageError(f"{gguf} is not a file; give the path of a GGUF file.")
         self._gguf = gguf
         self._prompt = prompt
         self._threads = threads
@@ -64,8 +66,6 @@ class LlamaServer:
         self._float32_cache = float32_cache
 
     def __enter__(self) -> Self:
-        if not self._gguf.is_file():
-            raise UsageError(f"{self._gguf} is not a file; give the path of a GGUF file.")
         options = {
             "gguf": str(self._gguf),
             "threads": self._threads,

@@ -302,6 +302,7 @@ def test_ingest_stores_nothing_of_what_it_refuses(bad_data: Path, prefect_url: s
         (["evaluate", "models:/plant", "--data", "{data}"], "write models:/NAME@ALIAS"),
         (["evaluate", "models:/plant@champion", "--data", "{data}"], "no version with the alias 'champion'"),
         (["compare", "{tmp}/none", "{gguf}", "--data", "{data}"], "is neither a folder nor a .gguf file"),
+        (["compare", "{gguf}", "{tmp}/none", "--data", "{data}"], "is neither a folder nor a .gguf file"),
         (["promote", "1"], "has no version 1; gemmill retrain registers one"),
         (["rollback"], "has no previous champion to roll back to"),
         (["due"], "the audit store is empty; ingest audit data first"),
