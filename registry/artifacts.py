@@ -3,6 +3,7 @@
 Files are written under a temporary name, flushed to disk and renamed, so a path holds the whole thing or nothing.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -130,6 +131,16 @@ def _make_parent(path: Path) -> None:
 
 
 @contextmanager
+def _full_disk_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UsageError(f"{path} cannot be written: {error.strerror}; make room or name another place.") from error
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed and renamed, on an error removed.
 
@@ -141,8 +152,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     temporary.chmod(0o644)  # mkstemp's 0600 would follow the file to its final name
     try:
-        yield temporary
-        _fsync(temporary)
+        with _full_disk_explained(path):
+            yield temporary
+            _fsync(temporary)
         temporary.replace(path)
         _fsync(path.parent)
     finally:
@@ -158,9 +170,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     _make_parent(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield temporary
-        for file in _files(temporary):
-            _fsync(file)
+        with _full_disk_explained(path):
+            yield temporary
+            for file in _files(temporary):
+                _fsync(file)
         if path.exists():
             shutil.rmtree(path)
         temporary.chmod(0o755)

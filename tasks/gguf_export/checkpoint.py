@@ -4,18 +4,22 @@ Reads with pread instead of torch or a memory map: no second of imports, no giga
 threads do not wait for each other. Format: https://huggingface.co/docs/safetensors.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from registry.errors import UsageError
+from tasks.gguf_export.files import open_file, parse_json, read_json, shown
 
-_MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+__all__ = ["Checkpoint", "StoredTensor", "read_json"]
+_MAX_HEADER = 16 << 20  # bytes, a hundred thousand tensors
+_MAX_NAME = 256  # characters
 _ITEM_SIZE = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -27,6 +31,10 @@ class StoredTensor:
     dtype: str
     descriptor: int
     offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * _ITEM_SIZE[self.dtype]
 
 
 class Checkpoint:
@@ -67,20 +75,18 @@ class Checkpoint:
         return _as_float32(raw, tensor.dtype).reshape(-1, row_length)
 
     def _open(self, path: Path) -> None:
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+        descriptor = open_file(path)
         self._descriptors.append(descriptor)
         size = os.fstat(descriptor).st_size
         header_size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
         if size < 8 or header_size > min(_MAX_HEADER, size - 8):
             raise UsageError(f"{path} is not a sound safetensors file: it is cut short. Copy or save it again.")
         try:
-            header = json.loads(os.pread(descriptor, header_size, 8))
+            header = parse_json(os.pread(descriptor, header_size, 8).decode("utf-8"))
             header.pop("__metadata__", None)
-            entries = {name: _entry(entry, descriptor, 8 + header_size, size) for name, entry in header.items()}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            entries = {name: _entry(name, entry, descriptor, 8 + header_size) for name, entry in header.items()}
+            _check_layout(list(entries.values()), 8 + header_size, size)
+        except ValueError as error:
             raise UsageError(f"{path} is not a sound safetensors file: {error}. Copy or save it again.") from error
         twice = self.tensors.keys() & entries.keys()
         if twice:
@@ -88,50 +94,48 @@ class Checkpoint:
         self.tensors |= entries
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises UsageError where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no JSON object.")
-    return content
-
-
 def _weight_files(model_dir: Path) -> list[Path]:
+    """The single file or, as transformers prefers them, the shards that an index names."""
     if (model_dir / "adapter_config.json").is_file():
         raise UsageError(f"{model_dir} is a PEFT adapter; merge it into its base first, then convert the result.")
-    index = model_dir / "model.safetensors.index.json"
-    if not index.is_file():
-        return [model_dir / "model.safetensors"]
+    single, index = model_dir / "model.safetensors", model_dir / "model.safetensors.index.json"
+    if single.exists() or not index.exists():
+        return [single]
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, Mapping) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UsageError(f"{index} has no sound weight_map; save the checkpoint again.")
     names = sorted(set(weight_map.values()))
     outside = [name for name in names if Path(name).name != name]
     if outside:
-        raise UsageError(f"{index} names {outside[0]!r}, which is not a file of this folder.")
+        raise UsageError(f"{index} names {shown(outside[0])}, which is not a file of this folder.")
     return [model_dir / name for name in names]
 
 
-def _entry(entry: Mapping[str, Any], descriptor: int, data_start: int, file_size: int) -> StoredTensor:
-    dtype, shape = entry["dtype"], entry["shape"]
-    begin, end = entry["data_offsets"]
-    if dtype not in _ITEM_SIZE:
-        raise ValueError(f"the type {dtype!r} is not one of {', '.join(_ITEM_SIZE)}")
-    if not shape or not all(type(number) is int and number > 0 for number in shape):
-        raise ValueError(f"the shape {shape!r} is impossible")
-    length = _ITEM_SIZE[dtype]
-    for number in shape:
-        length *= number
-    if type(begin) is not int or type(end) is not int or begin < 0 or end - begin != length:
-        raise ValueError(f"the data offsets {entry['data_offsets']} do not fit the shape {shape}")
-    if data_start + end > file_size:
+def _entry(name: str, entry: Any, descriptor: int, data_start: int) -> StoredTensor:
+    if len(name) > _MAX_NAME or not name.isprintable():
+        raise ValueError(f"the name {shown(name)} is impossible")
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{name} is not described")
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or dtype not in _ITEM_SIZE:
+        raise ValueError(f"the type {shown(dtype)} of {name} is not one of {', '.join(_ITEM_SIZE)}")
+    if not isinstance(shape, list) or not shape or not all(type(number) is int and number > 0 for number in shape):
+        raise ValueError(f"the shape {shown(shape)} of {name} is impossible")
+    length = prod(shape) * _ITEM_SIZE[dtype]
+    match offsets:
+        case [int(begin), int(end)] if end - begin == length and begin >= 0:
+            return StoredTensor(shape=tuple(shape), dtype=dtype, descriptor=descriptor, offset=data_start + begin)
+    raise ValueError(f"the data offsets {shown(offsets)} of {name} do not fit the shape {shown(shape)}")
+
+
+def _check_layout(tensors: list[StoredTensor], data_start: int, file_size: int) -> None:
+    """Raise ValueError unless the tensors fill the rest of the file, without gaps and without overlap."""
+    spans = sorted((tensor.offset, tensor.offset + tensor.nbytes) for tensor in tensors)
+    ends = [(data_start, data_start), *spans, (file_size, file_size)]
+    if spans and spans[-1][1] > file_size:
         raise ValueError("it is cut short")
-    return StoredTensor(shape=tuple(shape), dtype=dtype, descriptor=descriptor, offset=data_start + begin)
+    if any(end != begin for (_, end), (begin, _) in pairwise(ends)):
+        raise ValueError("its tensors overlap or leave gaps")
 
 
 def _as_float32(raw: bytes, dtype: str) -> np.ndarray:

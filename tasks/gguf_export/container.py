@@ -5,24 +5,27 @@ an array per token and takes 12 s for a vocabulary of 262,144; this one takes a 
 checks every length first.
 """
 
-import mmap
 import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 
 from registry.errors import UsageError
+from tasks.gguf_export.files import open_file, shown
 
 ALIGNMENT = 32  # bytes, where a file names no other
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_MAX_NAME = 63  # bytes of a tensor's name, GGML_MAX_NAME less its end
+_MAX_KEY = 65_535  # bytes
+_MAX_HEADER = 64 << 20  # bytes; a vocabulary of 262,144 takes 6 MB
 
 _SCALARS = {
     GGUFValueType.UINT8: "<u1",
@@ -79,16 +82,10 @@ class GgufFile:
         self.metadata: dict[str, Any] = {}
         self.types: dict[str, GGUFValueType] = {}
         self.tensors: dict[str, Tensor] = {}
-        try:
-            self._stream = path.open("rb")
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+        self._stream = os.fdopen(open_file(path), "rb")
         try:
             self._size = os.fstat(self._stream.fileno()).st_size
-            if not self._size:
-                raise _Malformed("it is empty")
-            with mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                self._parse(_Cursor(data))
+            self._parse(_Cursor(self._stream, self._size))
         except (_Malformed, OSError) as error:
             self.close()
             raise UsageError(
@@ -131,19 +128,22 @@ class GgufFile:
             raise _Malformed(f"version {version} is not one of {_VERSIONS}")
         tensor_count, key_count = cursor.scalar("<u8"), cursor.scalar("<u8")
         for _ in range(key_count):
-            key = cursor.string()
+            key = cursor.string(_MAX_KEY)
             if key in self.metadata:
-                raise _Malformed(f"the key {key!r} appears twice")
+                raise _Malformed(f"the key {shown(key)} appears twice")
             self.metadata[key], self.types[key] = cursor.value()
         alignment = self.metadata.get("general.alignment", ALIGNMENT)
         if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
-            raise _Malformed(f"the alignment {alignment!r} is not a power of two")
+            raise _Malformed(f"the alignment {shown(alignment)} is not a power of two")
         headers = [cursor.tensor_header() for _ in range(tensor_count)]
-        start = -(-cursor.position // alignment) * alignment
+        start = end = _padded(cursor.position, alignment)
         for name, shape, kind, offset in headers:
-            self._add_tensor(name, shape, kind, start + offset)
+            if start + offset != end:  # as ggml asks, so that no two overlap
+                raise _Malformed(f"the tensor {name!r} does not begin where the one before it ends")
+            end += _padded(self._add_tensor(name, shape, kind, end), alignment)
 
-    def _add_tensor(self, name: str, shape: tuple[int, ...], kind: int, offset: int) -> None:
+    def _add_tensor(self, name: str, shape: tuple[int, ...], kind: int, offset: int) -> int:
+        """Its bytes, once its place is known to hold it."""
         if name in self.tensors:
             raise _Malformed(f"the tensor {name!r} appears twice")
         try:
@@ -160,6 +160,7 @@ class GgufFile:
         if offset + nbytes > self._size:
             raise _Malformed(f"the tensor {name!r} ends beyond the end of the file; it is cut short")
         self.tensors[name] = Tensor(name=name, shape=shape, type=type_, offset=offset, nbytes=nbytes)
+        return nbytes
 
 
 class _Malformed(ValueError):
@@ -169,24 +170,31 @@ class _Malformed(ValueError):
 class _Cursor:
     """Reads values one after the other and never past the end."""
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data = data
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream = stream
+        self._size = size
         self.position = 0
 
     def take(self, length: int) -> bytes:
         end = self.position + length
-        if end > len(self._data):
+        if end > self._size:
             raise _Malformed("it ends in the middle of its header; it is cut short")
-        taken = self._data[self.position : end]
+        if end > _MAX_HEADER:
+            raise _Malformed(f"its header claims more than {_MAX_HEADER >> 20} MB")
         self.position = end
+        taken = self._stream.read(length)
+        if len(taken) != length:
+            raise _Malformed("it was cut short while it was read")
         return taken
 
     def scalar(self, dtype: str) -> Any:
         kind = np.dtype(dtype)
         return np.frombuffer(self.take(kind.itemsize), dtype=kind)[0].item()
 
-    def string(self) -> str:
+    def string(self, longest: int = _MAX_HEADER) -> str:
         (length,) = struct.unpack("<Q", self.take(8))
+        if length > longest:
+            raise _Malformed(f"it has a name of {length} bytes where at most {longest} are possible")
         try:
             return self.take(length).decode("utf-8")
         except UnicodeDecodeError:
@@ -212,14 +220,12 @@ class _Cursor:
         if kind is GGUFValueType.ARRAY:
             raise _Malformed("it holds an array of arrays")
         if kind is GGUFValueType.STRING:
-            if count * 8 > len(self._data) - self.position:
-                raise _Malformed("it ends in the middle of its header; it is cut short")
             return [self.string() for _ in range(count)], kind
         dtype = np.dtype(_SCALARS[kind])
         return np.frombuffer(self.take(count * dtype.itemsize), dtype=dtype).tolist(), kind
 
     def tensor_header(self) -> tuple[str, tuple[int, ...], int, int]:
-        name, dimensions = self.string(), self.scalar("<u4")
+        name, dimensions = self.string(_MAX_NAME), self.scalar("<u4")
         if not 1 <= dimensions <= _MAX_DIMENSIONS:
             raise _Malformed(f"the tensor {name!r} has {dimensions} dimensions")
         shape = tuple(self.scalar("<u8") for _ in range(dimensions))[::-1]
@@ -237,8 +243,15 @@ def header_bytes(entries: Iterable[KeyValue], tensors: Iterable[tuple[str, tuple
     return header + bytes(-len(header) % ALIGNMENT)
 
 
+def _padded(length: int, alignment: int) -> int:
+    return -(-length // alignment) * alignment
+
+
 def _packed_text(text: str) -> bytes:
-    encoded = text.encode("utf-8")
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{shown(text)} is no text that UTF-8 can hold; change it.") from error
     return struct.pack("<Q", len(encoded)) + encoded
 
 

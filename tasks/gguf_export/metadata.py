@@ -3,7 +3,7 @@
 Follows llama.cpp's convert_hf_to_gguf.py; what an architecture has of its own is in its description.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any
 
@@ -13,7 +13,8 @@ from gguf.utility import size_label
 from registry.errors import UsageError
 from tasks.gguf_export.architectures import Key, Model
 from tasks.gguf_export.container import KeyValue
-from tasks.gguf_export.tokenizer import Vocabulary
+from tasks.gguf_export.files import shown
+from tasks.gguf_export.vocabulary import Vocabulary
 from tasks.quant.types import QuantType
 
 _PROVENANCE = ("general.", "gemmill.")
@@ -62,23 +63,28 @@ def metadata(
 
 def _general(model: Model, name: str, sampling: Mapping[str, Any]) -> list[KeyValue]:
     parameters = sum(prod(shape) for shape in model.tensor_shapes.values())
-    kinds = {
-        "top_k": GGUFValueType.INT32,
-        "top_p": GGUFValueType.FLOAT32,
-        "temperature": GGUFValueType.FLOAT32,
-    }
-    keys = {"top_k": "top_k", "top_p": "top_p", "temperature": "temp"}
     return [
         _text("general.architecture", model.architecture.gguf),
         _text("general.type", "model"),
-        *(
-            KeyValue(f"general.sampling.{keys[field]}", kind, sampling[field])
-            for field, kind in kinds.items()
-            if type(sampling.get(field)) in (int, float)
-        ),
+        *sampling_entries(sampling, "generation_config.json"),
         _text("general.name", name),
         _text("general.size_label", size_label(parameters, 0, 0, 0)),
     ]
+
+
+def sampling_entries(config: Mapping[str, Any], source: object) -> Iterator[KeyValue]:
+    """The sampling defaults among the fields of a generation_config.json. Raises UsageError for an impossible one."""
+    for field, key, kind, numbers, largest in (
+        ("top_k", "top_k", GGUFValueType.INT32, (int,), 2**31 - 1),
+        ("top_p", "top_p", GGUFValueType.FLOAT32, (int, float), 1),
+        ("temperature", "temp", GGUFValueType.FLOAT32, (int, float), 1e6),
+    ):
+        value = config.get(field)
+        if value is None:
+            continue
+        if type(value) not in numbers or not 0 <= value <= largest:
+            raise UsageError(f"{source} has {field} = {shown(value)} where a number from 0 to {largest} belongs.")
+        yield KeyValue(f"general.sampling.{key}", kind, value)
 
 
 def _architecture(model: Model, weights: QuantType) -> list[KeyValue]:

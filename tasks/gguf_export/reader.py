@@ -3,11 +3,12 @@
 import json
 import struct
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from gguf.constants import GGUFValueType, TokenType
+from gguf.constants import GGUFValueType
 
 from deployment.prompt import END_OF_TURN, Prompt, chat_template
 from registry.artifacts import atomic_directory
@@ -22,12 +23,22 @@ from tasks.gguf_export.architectures import (
     Layout,
     Model,
     architecture_of_file,
+    describe,
 )
 from tasks.gguf_export.container import GgufFile, Tensor
-from tasks.gguf_export.tokenizer import Vocabulary
+from tasks.gguf_export.files import shown
+from tasks.gguf_export.metadata import sampling_entries
 from tasks.gguf_export.tokenizer_json import tokenizer_json
+from tasks.gguf_export.vocabulary import Vocabulary, check_pieces
 
 _CHUNK_ELEMENTS = 1 << 22  # 16 MB of float32 at a time
+_SWITCHES = {  # of the tokenizer: what Gemma 3 has, and what llama.cpp takes where the file says nothing
+    "add_bos_token": (True, True),
+    "add_eos_token": (False, False),
+    "add_space_prefix": (False, True),
+    "remove_extra_whitespaces": (False, False),
+    "escape_whitespaces": (True, True),
+}
 
 
 def import_gguf(gguf: Path, out_dir: Path) -> None:
@@ -42,16 +53,20 @@ def import_gguf(gguf: Path, out_dir: Path) -> None:
     with GgufFile(gguf) as file:
         model = read_model(file)
         config = model_config(file, model)
+        _check_described(file, config)
         vocabulary = read_vocabulary(file)
         _check_tensors(file, model)
+        tokenizer_config, generation_config = (
+            _tokenizer_config(file, config, vocabulary),
+            _generation_config(file, config),
+        )
+        tokenizer = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False)
         with atomic_directory(out_dir) as folder:
             _write_weights(file, model, folder / "model.safetensors")
             _write_json(folder / "config.json", config)
-            _write_json(folder / "generation_config.json", _generation_config(file, config))
-            _write_json(folder / "tokenizer_config.json", _tokenizer_config(file, config, vocabulary))
-            (folder / "tokenizer.json").write_text(
-                json.dumps(tokenizer_json(vocabulary), ensure_ascii=False), encoding="utf-8"
-            )
+            _write_json(folder / "generation_config.json", generation_config)
+            _write_json(folder / "tokenizer_config.json", tokenizer_config)
+            (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
 
 
 def read_model(file: GgufFile) -> Model:
@@ -63,11 +78,11 @@ def read_model(file: GgufFile) -> Model:
     architecture = architecture_of_file(name)
     if architecture is None:
         supported = ", ".join(described.gguf for described in ARCHITECTURES)
-        raise UsageError(f"{file.path} holds the architecture {name!r}; only {supported} can be imported.")
+        raise UsageError(f"{file.path} holds the architecture {shown(name)}; only {supported} can be imported.")
     for key, value in file.metadata.items():
         foreign = any(part in key for part in architecture.foreign_keys)
         if key.startswith(f"{architecture.gguf}.") and foreign and value != "none":
-            raise UsageError(f"{file.path} sets {key}, which the import does not support.")
+            raise UsageError(f"{file.path} sets {shown(key)}, which the import does not support.")
     fields: Fields = {
         "vocab_size": len(_list(file, "tokenizer.ggml.tokens", str)),
         "tie_word_embeddings": Model(architecture, {}).gguf_name(OUTPUT) not in file.tensors,
@@ -97,21 +112,31 @@ def model_config(file: GgufFile, model: Model) -> dict[str, Any]:
     }
 
 
+def _check_described(file: GgufFile, config: dict[str, Any]) -> None:
+    """Refuse what could not be converted again, by the same checks."""
+    try:
+        describe(config)
+    except UsageError as error:
+        raise UsageError(f"{file.path} holds no model that can be imported: {error}") from error
+
+
 def read_vocabulary(file: GgufFile) -> Vocabulary:
     """The vocabulary of ``file``. Raises UsageError where it is not SentencePiece's, or unsound."""
     model = file.metadata.get("tokenizer.ggml.model")
     if model != "llama":
         raise UsageError(
-            f"{file.path} holds the tokenizer {model!r}; Gemma 3 has SentencePiece, which GGUF calls 'llama'."
+            f"{file.path} holds the tokenizer {shown(model)}; Gemma 3 has SentencePiece, which GGUF calls 'llama'."
         )
+    for switch, (needed, default) in _SWITCHES.items():
+        if file.metadata.get(f"tokenizer.ggml.{switch}", default) is not needed:
+            raise UsageError(
+                f"{file.path} does not say tokenizer.ggml.{switch} = {needed}, as Gemma 3's tokenizer does."
+            )
     tokens, scores, types = (
         _list(file, f"tokenizer.ggml.{key}", kind)
         for key, kind in (("tokens", str), ("scores", float), ("token_type", int))
     )
-    if not len(tokens) == len(scores) == len(types):
-        raise UsageError(f"{file.path} has {len(tokens)} tokens, but {len(scores)} scores and {len(types)} types.")
-    if unknown := set(types) - set(TokenType):
-        raise UsageError(f"{file.path} has tokens of the unknown type {min(unknown)}.")
+    check_pieces(file.path, tokens, scores, types)
     return Vocabulary(
         tokens=tokens,
         scores=scores,
@@ -147,6 +172,10 @@ def _write_weights(file: GgufFile, model: Model, path: Path) -> None:
         _write_safetensors_header(stream, tensors)
         for name, tensor in tensors.items():
             for values in tensor_rows(file, tensor.name, model.layout(name)):
+                if not np.isfinite(values).all():
+                    raise UsageError(
+                        f"{tensor.name} in {file.path} holds NaN or infinity; fetch or make the file again."
+                    )
                 stream.write(np.ascontiguousarray(values, dtype="<f4").data)
 
 
@@ -167,11 +196,15 @@ def _generation_config(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]
         for key, name in (("top_k", "top_k"), ("top_p", "top_p"), ("temp", "temperature"))
         if f"general.sampling.{key}" in file.metadata
     }
+    list(sampling_entries(sampling, file.path))
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {**ids, **({"do_sample": True} if sampling else {}), **sampling}
 
 
 def _tokenizer_config(file: GgufFile, config: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    template = file.metadata.get("tokenizer.chat_template", chat_template(Prompt()))
+    if not isinstance(template, str):
+        raise UsageError(f"{file.path} has a tokenizer.chat_template that is no text.")
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": vocabulary.tokens[vocabulary.bos],
@@ -181,7 +214,7 @@ def _tokenizer_config(file: GgufFile, config: dict[str, Any], vocabulary: Vocabu
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         "model_max_length": config["max_position_embeddings"],
-        "chat_template": file.metadata.get("tokenizer.chat_template", chat_template(Prompt())),
+        "chat_template": template,
     }
 
 
@@ -199,9 +232,9 @@ def _read_number(file: GgufFile, architecture: Architecture, key: Key, fields: F
     if value is None and key.optional:
         return
     whole = key.type is GGUFValueType.UINT32
-    if type(value) is not (int if whole else float) or not value > 0:
+    if type(value) is not (int if whole else float) or not 0 < value < (2**31 if whole else inf):
         kind = "whole number" if whole else "number"
-        raise UsageError(f"{file.path} has {name} = {value!r} where a positive {kind} belongs.")
+        raise UsageError(f"{file.path} has {name} = {shown(value)} where a positive {kind} belongs.")
     if fields.setdefault(key.field, _shortest(value)) != _shortest(value):
         raise UsageError(f"{file.path} has {name} = {value!r}, which contradicts {key.field} = {fields[key.field]!r}.")
 
@@ -216,7 +249,7 @@ def _token_id(file: GgufFile, name: str) -> int:
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if type(value) is not int or not isinstance(tokens, list) or not 0 <= value < len(tokens):
         raise UsageError(
-            f"{file.path} has tokenizer.ggml.{name}_token_id = {value!r}, which is no id of its vocabulary."
+            f"{file.path} has tokenizer.ggml.{name}_token_id = {shown(value)}, which is no id of its vocabulary."
         )
     return value
 

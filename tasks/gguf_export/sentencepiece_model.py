@@ -12,6 +12,7 @@ from pathlib import Path
 from gguf.constants import TokenType
 
 from registry.errors import UsageError
+from tasks.gguf_export.files import read_bytes
 
 _PIECES, _TRAINER_SPEC, _NORMALIZER_SPEC = 1, 2, 3  # ModelProto
 _TEXT, _SCORE, _TYPE = 1, 2, 3  # SentencePiece
@@ -30,13 +31,11 @@ class Piece:
 def read_pieces(path: Path) -> list[Piece]:
     """All pieces by id. Raises UsageError for another model than BPE without a prefix space."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         fields = list(_fields(content))
         trainer = dict(_fields(_last(fields, _TRAINER_SPEC)))
         normalizer = dict(_fields(_last(fields, _NORMALIZER_SPEC)))
         pieces = [_piece(value) for number, value in fields if number == _PIECES and isinstance(value, bytes)]
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, IndexError, struct.error) as error:
         raise UsageError(f"{path} is not a sound SentencePiece model; copy it again.") from error
     if trainer.get(_MODEL_TYPE) != _BPE or normalizer.get(_ADD_DUMMY_PREFIX) != 0:

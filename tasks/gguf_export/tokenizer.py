@@ -7,15 +7,15 @@ express is refused.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gguf.constants import TokenType
 
 from registry.errors import UsageError
-from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.files import MAX_TOKENIZER, read_json, shown
 from tasks.gguf_export.sentencepiece_model import read_pieces
+from tasks.gguf_export.vocabulary import Vocabulary, check_pieces
 
 SPACE_MARK = "▁"
 ADDED_TOKEN_SCORE = -1000.0
@@ -24,19 +24,6 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Control tokens that Gemma's files do not always mark as special; the list is upstream's.
 _LOOKS_SPECIAL = re.compile(r"<pad>|<mask>|<2mass>|\[@BOS@\]|<unused.*>|<\|.*\|>|<(start|end)_of_turn>", re.DOTALL)
 _MERGEABLE = (TokenType.NORMAL, TokenType.USER_DEFINED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vocabulary:
-    """``tokenizer.ggml.*`` of a SentencePiece vocabulary; the three lists run by token id."""
-
-    tokens: list[str]
-    scores: list[float]
-    types: list[int]  # gguf.TokenType
-    bos: int
-    eos: int
-    unknown: int
-    padding: int
 
 
 def load_vocabulary(model_dir: Path, config: Mapping[str, Any]) -> Vocabulary:
@@ -86,7 +73,7 @@ def merges(pieces: Iterable[str], scores: list[float], types: list[int]) -> list
 
 
 def _from_tokenizer_json(path: Path, size: int) -> tuple[list[str], list[float], list[int]]:
-    content = read_json(path)
+    content = read_json(path, MAX_TOKENIZER)
     model, added = content.get("model"), content.get("added_tokens")
     if not isinstance(model, Mapping) or not isinstance(added, list):
         raise UsageError(f"{path} is no tokenizer.json: it lacks its model or its added tokens.")
@@ -97,7 +84,7 @@ def _from_tokenizer_json(path: Path, size: int) -> tuple[list[str], list[float],
         raise UsageError(f"{path} has a vocabulary with ids that are repeated or no numbers.")
     lost = [piece for id_, piece in pieces.items() if id_ >= size and id_ not in added_tokens]
     if lost:
-        raise UsageError(f"{path} has pieces beyond the {size} rows of the embedding, {lost[0]!r} among them.")
+        raise UsageError(f"{path} has pieces beyond the {size} rows of the embedding, {shown(lost[0])} among them.")
     tokens, scores, types = _unused(size)
     for id_, piece in pieces.items():
         if id_ < size:
@@ -108,8 +95,10 @@ def _from_tokenizer_json(path: Path, size: int) -> tuple[list[str], list[float],
     normal = [id_ for id_, type_ in enumerate(types) if type_ == TokenType.NORMAL]
     for id_ in normal:
         scores[id_] = -float(id_ - normal[0])
+    stored = _as_stored(tokens, types)
+    check_pieces(path, stored, scores, types)
     _check_merges(path, model, tokens, types)
-    return [_as_stored(token, type_) for token, type_ in zip(tokens, types, strict=True)], scores, types
+    return stored, scores, types
 
 
 def _check_kind(path: Path, content: Mapping[str, Any], model: Mapping[str, Any]) -> None:
@@ -117,14 +106,14 @@ def _check_kind(path: Path, content: Mapping[str, Any], model: Mapping[str, Any]
     vocab, pairs = model.get("vocab"), model.get("merges")
     if model.get("type") != "BPE" or not model.get("byte_fallback"):
         raise UsageError(
-            f"{path} holds a {model.get('type')!r} tokenizer, byte fallback {model.get('byte_fallback')}; "
+            f"{path} holds a {shown(model.get('type'))} tokenizer, byte fallback {shown(model.get('byte_fallback'))}; "
             "Gemma 3 needs BPE with byte fallback."
         )
     if not isinstance(vocab, Mapping) or not isinstance(pairs, list):
         raise UsageError(f"{path} has no vocabulary or no merges.")
     if content.get("normalizer") != {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}:
         raise UsageError(
-            f"{path} has the normalizer {str(content.get('normalizer'))[:120]}; llama.cpp does nothing but "
+            f"{path} has the normalizer {shown(content.get('normalizer'))}; llama.cpp does nothing but "
             f"replace a space by {SPACE_MARK}."
         )
     splitter = content.get("pre_tokenizer")
@@ -133,8 +122,7 @@ def _check_kind(path: Path, content: Mapping[str, Any], model: Mapping[str, Any]
         or (splitter.get("type"), splitter.get("pattern")) != ("Split", {"String": " "})
     ):
         raise UsageError(
-            f"{path} has the pre-tokenizer {str(splitter)[:120]}; llama.cpp does not split a text before it "
-            "merges pieces."
+            f"{path} has the pre-tokenizer {shown(splitter)}; llama.cpp does not split a text before it merges pieces."
         )
 
 
@@ -154,7 +142,7 @@ def _check_merges(path: Path, model: Mapping[str, Any], pieces: list[str], types
     if different := set(merged) ^ joined:
         left, right = sorted(different)[0]
         raise UsageError(
-            f"{path} and llama.cpp would differ in joining {left!r} and {right!r}: merges must hold exactly "
+            f"{path} and llama.cpp would differ in joining {shown(left)} and {shown(right)}: merges must hold exactly "
             "the pairs of pieces whose sum is a piece."
         )
     normal = {piece for piece, id_ in ids.items() if types[id_] == TokenType.NORMAL}
@@ -168,7 +156,7 @@ def _pair(path: Path, merge: Any) -> tuple[str, str]:
     match merge.split(" ", 1) if isinstance(merge, str) else merge:
         case [str(left), str(right)]:
             return left, right
-    raise UsageError(f"{path} has merges that are no pairs of texts, {merge!r} among them.")
+    raise UsageError(f"{path} has merges that are no pairs of texts, {shown(merge)} among them.")
 
 
 def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[float], list[int]]:
@@ -177,7 +165,8 @@ def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[flo
     lost = [piece.text for piece in pieces[size:] if piece.type in _MERGEABLE]
     if lost:
         raise UsageError(
-            f"{model_dir}/tokenizer.model has pieces beyond the {size} rows of the embedding, {lost[0]!r} among them."
+            f"{model_dir}/tokenizer.model has pieces beyond the {size} rows of the embedding, {shown(lost[0])} "
+            "among them."
         )
     for id_, piece in enumerate(pieces[:size]):
         special = piece.type == TokenType.CONTROL or _LOOKS_SPECIAL.fullmatch(piece.text)
@@ -186,9 +175,17 @@ def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[flo
         tokens[id_], scores[id_] = piece.text, ADDED_TOKEN_SCORE if added else piece.score
     settings = model_dir / "tokenizer_config.json"
     decoder = read_json(settings).get("added_tokens_decoder", {}) if settings.is_file() else {}
-    added = _added_tokens(settings, [{**item, "id": id_} for id_, item in decoder.items()])
-    _overlay(added, tokens, scores, types)
-    return [_as_stored(token, type_) for token, type_ in zip(tokens, types, strict=True)], scores, types
+    _overlay(_added_tokens(settings, _decoder_items(settings, decoder)), tokens, scores, types)
+    stored = _as_stored(tokens, types)
+    check_pieces(model_dir / "tokenizer.model", stored, scores, types)
+    return stored, scores, types
+
+
+def _decoder_items(path: Path, decoder: Any) -> list[Any]:
+    """``added_tokens_decoder`` of tokenizer_config.json in the form of tokenizer.json."""
+    if not isinstance(decoder, Mapping) or not all(id_.isdecimal() and len(id_) < 10 for id_ in decoder):
+        raise UsageError(f"{path} has an added_tokens_decoder whose keys are no token ids.")
+    return [{**item, "id": int(id_)} if isinstance(item, Mapping) else item for id_, item in decoder.items()]
 
 
 def _overlay(added: Mapping[int, tuple[str, bool]], tokens: list[str], scores: list[float], types: list[int]) -> None:
@@ -200,25 +197,29 @@ def _overlay(added: Mapping[int, tuple[str, bool]], tokens: list[str], scores: l
 
 
 def _added_tokens(path: Path, added: list[Any]) -> dict[int, tuple[str, bool]]:
-    try:
-        return {
-            int(item["id"]): (
-                str(item["content"]),
-                bool(item.get("special")) or _LOOKS_SPECIAL.fullmatch(item["content"]) is not None,
-            )
-            for item in added
-        }
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} has an added token without an id or a text.") from error
+    """Text and whether it is a control token, by id."""
+    found: dict[int, tuple[str, bool]] = {}
+    for item in added:
+        match item:
+            case {"id": int(id_), "content": str(text)} if type(id_) is int and id_ >= 0:
+                if id_ in found:
+                    raise UsageError(f"{path} has two added tokens of the id {id_}.")
+                found[id_] = text, bool(item.get("special")) or _LOOKS_SPECIAL.fullmatch(text) is not None
+            case _:
+                raise UsageError(f"{path} has the added token {shown(item)}, without an id or a text.")
+    return found
 
 
 def _unused(size: int) -> tuple[list[str], list[float], list[int]]:
     return [f"[PAD{id_}]" for id_ in range(size)], [UNUSED_SCORE] * size, [int(TokenType.UNUSED)] * size
 
 
-def _as_stored(token: str, type_: int) -> str:
+def _as_stored(tokens: list[str], types: list[int]) -> list[str]:
     """llama.cpp looks for user-defined tokens in the raw text, where a space is a space."""
-    return token.replace(SPACE_MARK, " ") if type_ == TokenType.USER_DEFINED else token
+    return [
+        token.replace(SPACE_MARK, " ") if type_ == TokenType.USER_DEFINED else token
+        for token, type_ in zip(tokens, types, strict=True)
+    ]
 
 
 def _special_id(
@@ -233,5 +234,5 @@ def _special_id(
     if type(first) is int and 0 <= first < config["vocab_size"]:
         return first
     raise UsageError(
-        f"the tokenizer has no {name} token: it holds neither {text!r} nor {name}_token_id = {configured!r}."
+        f"the tokenizer has no {name} token: it holds neither {shown(text)} nor {name}_token_id = {shown(configured)}."
     )

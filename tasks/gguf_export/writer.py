@@ -22,8 +22,9 @@ from registry.artifacts import atomic_file
 from registry.errors import UsageError
 from tasks.cores import usable_cores
 from tasks.gguf_export.architectures import OUTPUT, Model, describe
-from tasks.gguf_export.checkpoint import Checkpoint, read_json
+from tasks.gguf_export.checkpoint import Checkpoint
 from tasks.gguf_export.container import ALIGNMENT, header_bytes
+from tasks.gguf_export.files import read_json, read_text
 from tasks.gguf_export.metadata import LICENCE_KEYS, metadata
 from tasks.gguf_export.plan import TensorPlan, ggml_type, plan_types
 from tasks.gguf_export.tokenizer import load_vocabulary
@@ -222,21 +223,26 @@ def _aligned(length: int) -> int:
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _chat_template(model_dir: Path) -> str | None:
     file = model_dir / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
+    if file.exists():
+        return read_text(file)
     template = _optional_json(model_dir / "tokenizer_config.json").get("chat_template")
-    return template if isinstance(template, str) else None
+    if template is not None and not isinstance(template, str):
+        raise UsageError(f"{model_dir}/tokenizer_config.json has a chat_template that is no text; leave one in it.")
+    return template
 
 
 def _card_licence(model_dir: Path) -> dict[str, str]:
     """The licence keys that llama.cpp's converter makes of the head of README.md."""
+    if not (model_dir / "README.md").exists():
+        return {}
+    read_text(model_dir / "README.md")
     try:
         card = Metadata.load_model_card(model_dir)
-    except (UnicodeDecodeError, YAMLError) as error:
+    except (RecursionError, YAMLError) as error:
         raise UsageError(f"the head of {model_dir / 'README.md'} is not YAML; mend or remove it.") from error
     return {key: card[field] for field, key in LICENCE_KEYS.items() if isinstance(card.get(field), str)}

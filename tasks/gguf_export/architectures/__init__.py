@@ -14,6 +14,7 @@ from tasks.gguf_export.architectures.base import (
     is_norm,
 )
 from tasks.gguf_export.architectures.gemma3 import GEMMA3
+from tasks.gguf_export.files import shown
 
 __all__ = [
     "ARCHITECTURES",
@@ -44,7 +45,7 @@ def describe(config: Config) -> Model:
         if architecture.model_type == model_type:
             return Model(architecture, architecture.fields(config))
     supported = ", ".join(architecture.model_type for architecture in ARCHITECTURES)
-    raise UsageError(f"the model type is {model_type!r}; only {supported} can be converted.")
+    raise UsageError(f"the model type is {shown(model_type)}; only {supported} can be converted.")
 
 
 def architecture_of_file(name: object) -> Architecture | None:

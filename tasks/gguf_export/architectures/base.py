@@ -14,6 +14,7 @@ import numpy as np
 from gguf.constants import GGUFValueType
 
 from registry.errors import UsageError
+from tasks.gguf_export.files import shown
 
 EMBEDDING = "model.embed_tokens.weight"
 OUTPUT = "lm_head.weight"
@@ -119,7 +120,9 @@ class Architecture:
             return _TOP[hf_name]
         match = _HF_LAYER.fullmatch(hf_name)
         if match is None or match[2] not in self.tensors:
-            raise UsageError(f"{hf_name} is no tensor of a {self.model_type} model; only those can be converted.")
+            raise UsageError(
+                f"{shown(hf_name)} is no tensor of a {self.model_type} model; only those can be converted."
+            )
         return f"blk.{match[1]}.{self.tensors[match[2]]}"
 
     def hf_name(self, gguf_name: str) -> str | None:

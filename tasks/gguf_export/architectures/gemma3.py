@@ -9,7 +9,8 @@ from gguf.constants import GGUFValueType
 
 from registry.errors import UsageError
 from tasks.gguf_export.architectures.base import Architecture, Config, Fields, Key, Shape
-from tasks.gguf_export.architectures.fields import norm_epsilon, positive_numbers, require
+from tasks.gguf_export.architectures.fields import check_widths, norm_epsilon, positive_numbers, require, rope_theta
+from tasks.gguf_export.files import shown
 
 _GLOBAL_PERIOD = 6  # llama.cpp assumes five local layers and one global
 _ROPE_THETA = 10_000.0  # llama.cpp's value where a file names none
@@ -42,6 +43,7 @@ def layer_types(layers: int) -> list[str]:
 
 def _fields(config: Config) -> Fields:
     fields: Fields = {**positive_numbers(config, _NUMBERS), "rms_norm_eps": norm_epsilon(config)}
+    check_widths(fields, fields["head_dim"])
     layers = fields["num_hidden_layers"]
     period = config.get("sliding_window_pattern", _GLOBAL_PERIOD)
     if config.get("layer_types", layer_types(layers)) != layer_types(layers) or period != _GLOBAL_PERIOD:
@@ -51,7 +53,7 @@ def _fields(config: Config) -> Fields:
         )
     if config.get("query_pre_attn_scalar", 256) != fields["head_dim"]:
         raise UsageError(
-            f"query_pre_attn_scalar is {config.get('query_pre_attn_scalar', 256)} but head_dim is "
+            f"query_pre_attn_scalar is {shown(config.get('query_pre_attn_scalar', 256))} but head_dim is "
             f"{fields['head_dim']}; llama.cpp scales gemma3 by head_dim, so the two must be equal."
         )
     require(config, _ONLY)
@@ -66,9 +68,7 @@ def _rope_thetas(config: Config) -> tuple[float, float]:
         thetas = config.get("rope_theta", 1_000_000.0), config.get("rope_local_base_freq", 10_000.0)
     else:
         thetas = _theta(parameters, "full_attention"), _theta(parameters, "sliding_attention")
-    if not all(type(theta) in (int, float) and theta > 0 for theta in thetas):
-        raise UsageError(f"config.json has the rope base frequencies {thetas}; both must be positive numbers.")
-    return float(thetas[0]), float(thetas[1])
+    return rope_theta(thetas[0]), rope_theta(thetas[1])
 
 
 def _theta(parameters: Any, attention: str) -> Any:

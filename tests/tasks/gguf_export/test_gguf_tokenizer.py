@@ -143,7 +143,7 @@ def _set(*keys: str, value: object) -> Any:
         (_set("pre_tokenizer", value={"type": "ByteLevel"}), "pre-tokenizer .*ByteLevel"),
         (_set("model", value=None), "lacks its model"),
         (_set("model", "merges", value=None), "no vocabulary or no merges"),
-        (_set("added_tokens", value=[{"content": "x"}]), "added token without an id"),
+        (_set("added_tokens", value=[{"content": "x"}]), "added token .*, without an id"),
         (_set("model", "vocab", "xyz", value=7), "repeated"),
         (_set("model", "vocab", "xyz", value=-1), "repeated or no numbers"),
         (_set("model", "vocab", "xyz", value="7"), "repeated or no numbers"),

@@ -285,6 +285,7 @@ def test_hostile_safetensors_headers_are_refused(tiny_gemma: Path, tmp_path: Pat
 
 def test_an_index_cannot_leave_its_folder(tiny_gemma: Path, tmp_path: Path) -> None:
     folder = _copy(tiny_gemma, tmp_path)
+    (folder / "model.safetensors").unlink()
     write_json(folder / "model.safetensors.index.json", {"weight_map": {"a": "../../secret.safetensors"}})
     with pytest.raises(UsageError, match="not a file of this folder"):
         export_gguf(folder, tmp_path / "out.gguf", weights=QuantType.F32)
