@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -27,6 +28,7 @@ _CHILD = Path(__file__).with_name("llama_child.py")
 _START_TIMEOUT = 180.0  # seconds; a 1B file on a cold disk and a busy machine takes tens
 _REQUEST_TIMEOUT = 600.0  # seconds for one answer
 _LOG_BYTES = 1 << 20  # far more than llama.cpp's errors ever take
+_TEXTS_PER_REQUEST = 500
 _STOP_TIMEOUT = 5.0  # seconds from closing the child's input to killing it
 
 
@@ -118,6 +120,22 @@ class LlamaServer:
         """The ids of ``text``; with ``parse_special`` the control tokens written in it are recognised."""
         body = {"content": text, "add_special": add_bos, "parse_special": parse_special}
         return self._post("/tokenize", body)["tokens"]
+
+    def tokenize_all(self, texts: Sequence[str], separator: int) -> list[list[int]]:
+        """:meth:`tokenize` of every text, many in one request.
+
+        ``separator`` is a control token, which no text becomes, to tell their ids apart.
+        """
+        found: list[list[int]] = []
+        for start in range(0, len(texts), _TEXTS_PER_REQUEST):
+            part = texts[start : start + _TEXTS_PER_REQUEST]
+            content = [item for text in part for item in (text, separator)]
+            ids = self._post("/tokenize", {"content": content, "add_special": False, "parse_special": False})["tokens"]
+            ends = [place for place, id_ in enumerate(ids) if id_ == separator]
+            if len(ends) != len(part):
+                raise UsageError(f"a text became the control token {separator} in {self._gguf.name}.")
+            found += [ids[begin + 1 : end] for begin, end in pairwise([-1, *ends])]
+        return found
 
     def next_token_logprobs(self, ids: Sequence[int], n: int | None = None) -> dict[int, float]:
         """Log-probabilities of the ``n`` likeliest tokens after ``ids``, likeliest first; None means all."""

@@ -26,6 +26,7 @@ _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 _MAX_NAME = 63  # bytes of a tensor's name, GGML_MAX_NAME less its end
 _MAX_KEY = 65_535  # bytes
 _MAX_HEADER = 64 << 20  # bytes; a vocabulary of 262,144 takes 6 MB
+_MAX_ITEMS = 1 << 21  # of an array
 
 _SCALARS = {
     GGUFValueType.UINT8: "<u1",
@@ -219,6 +220,8 @@ class _Cursor:
         kind, count = self._value_type(), self.scalar("<u8")
         if kind is GGUFValueType.ARRAY:
             raise _Malformed("it holds an array of arrays")
+        if count > _MAX_ITEMS:
+            raise _Malformed(f"it claims an array of {count} items")
         if kind is GGUFValueType.STRING:
             return [self.string() for _ in range(count)], kind
         dtype = np.dtype(_SCALARS[kind])

@@ -12,6 +12,7 @@ from registry.errors import UsageError
 
 MAX_TEXT = 16 << 20  # bytes; Gemma's tokenizer_config.json takes 1 MB
 MAX_TOKENIZER = 64 << 20  # bytes; Google's tokenizer.json takes 33 MB
+_MAX_SHOWN = 100  # characters
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _short = reprlib.Repr()
@@ -20,7 +21,8 @@ _short.maxstring = _short.maxother = _short.maxlong = 60
 
 def shown(value: object) -> str:
     """``value`` as an error message quotes it: its repr, cut to a readable length."""
-    return _short.repr(value)
+    text = _short.repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 def open_file(path: Path) -> int:

@@ -34,14 +34,14 @@ def load_vocabulary(model_dir: Path, config: Mapping[str, Any]) -> Vocabulary:
     what llama.cpp would not.
     """
     size = config["vocab_size"]
-    if (model_dir / "tokenizer.json").is_file():
+    if (model_dir / "tokenizer.json").exists():
         tokens, scores, types = _from_tokenizer_json(model_dir / "tokenizer.json", size)
-    elif (model_dir / "tokenizer.model").is_file():
+    elif (model_dir / "tokenizer.model").exists():
         tokens, scores, types = _from_sentencepiece(model_dir, size)
     else:
         raise UsageError(f"{model_dir} has neither tokenizer.json nor tokenizer.model; save its tokenizer there.")
     settings_file = model_dir / "tokenizer_config.json"
-    settings = read_json(settings_file) if settings_file.is_file() else {}
+    settings = read_json(settings_file) if settings_file.exists() else {}
     ids = {token: id_ for id_, token in enumerate(tokens)}
     return Vocabulary(
         tokens=tokens,
@@ -174,7 +174,7 @@ def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[flo
         added = types[id_] in (TokenType.CONTROL, TokenType.USER_DEFINED)
         tokens[id_], scores[id_] = piece.text, ADDED_TOKEN_SCORE if added else piece.score
     settings = model_dir / "tokenizer_config.json"
-    decoder = read_json(settings).get("added_tokens_decoder", {}) if settings.is_file() else {}
+    decoder = read_json(settings).get("added_tokens_decoder", {}) if settings.exists() else {}
     _overlay(_added_tokens(settings, _decoder_items(settings, decoder)), tokens, scores, types)
     stored = _as_stored(tokens, types)
     check_pieces(model_dir / "tokenizer.model", stored, scores, types)
