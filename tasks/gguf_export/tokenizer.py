@@ -24,6 +24,8 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Control tokens that Gemma's files do not always mark as special; the list is upstream's.
 _LOOKS_SPECIAL = re.compile(r"<pad>|<mask>|<2mass>|\[@BOS@\]|<unused.*>|<\|.*\|>|<(start|end)_of_turn>", re.DOTALL)
 _MERGEABLE = (TokenType.NORMAL, TokenType.USER_DEFINED)
+_NO_SUCH_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")  # of llama.cpp
+_NO_SUCH_FLAGS = ("single_word", "lstrip", "rstrip")
 
 
 def load_vocabulary(model_dir: Path, config: Mapping[str, Any]) -> Vocabulary:
@@ -91,12 +93,15 @@ def _from_tokenizer_json(path: Path, size: int) -> tuple[list[str], list[float],
             tokens[id_] = piece
             types[id_] = TokenType.BYTE if _BYTE.fullmatch(piece) else TokenType.NORMAL
             scores[id_] = 0.0
-    _overlay(added_tokens, tokens, scores, types)
+    _overlay(path, added_tokens, tokens, scores, types)
     normal = [id_ for id_, type_ in enumerate(types) if type_ == TokenType.NORMAL]
     for id_ in normal:
         scores[id_] = -float(id_ - normal[0])
     stored = _as_stored(tokens, types)
     check_pieces(path, stored, scores, types)
+    _check_overlaps(
+        path, [token for token, type_ in zip(stored, types, strict=True) if type_ == TokenType.USER_DEFINED]
+    )
     _check_merges(path, model, tokens, types)
     return stored, scores, types
 
@@ -116,6 +121,8 @@ def _check_kind(path: Path, content: Mapping[str, Any], model: Mapping[str, Any]
             f"{path} has the normalizer {shown(content.get('normalizer'))}; llama.cpp does nothing but "
             f"replace a space by {SPACE_MARK}."
         )
+    if option := next((option for option in _NO_SUCH_OPTIONS if model.get(option)), None):
+        raise UsageError(f"{path} sets {option} = {shown(model[option])}, which llama.cpp does not do.")
     splitter = content.get("pre_tokenizer")
     if splitter is not None and (
         not isinstance(splitter, Mapping)
@@ -151,6 +158,24 @@ def _check_merges(path: Path, model: Mapping[str, Any], pieces: list[str], types
         raise UsageError(f"{path} has merges in another order than its ids, which scores cannot express.")
 
 
+def _check_overlaps(path: Path, added: list[str]) -> None:
+    """Refuse added tokens of which one ends as a longer one begins.
+
+    Hugging Face takes the leftmost of them, llama.cpp the longest. Runs of one letter come out the same.
+    """
+    begins: dict[str, str] = {}
+    for token in sorted(added, key=len):  # the longest that begins so is kept
+        begins |= {token[:cut]: token for cut in range(1, len(token))}
+    for token in added:
+        for cut in range(1, len(token)):
+            other = begins.get(token[cut:], "")
+            if len(other) > len(token) and len({*token, *other}) > 1:
+                raise UsageError(
+                    f"{path} has the added tokens {shown(token)} and {shown(other)}, which overlap; Hugging Face and "
+                    "llama.cpp would choose differently."
+                )
+
+
 def _pair(path: Path, merge: Any) -> tuple[str, str]:
     """A merge as the pair that it joins; older files write the two with a space between them."""
     match merge.split(" ", 1) if isinstance(merge, str) else merge:
@@ -169,13 +194,13 @@ def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[flo
             "among them."
         )
     for id_, piece in enumerate(pieces[:size]):
-        special = piece.type == TokenType.CONTROL or _LOOKS_SPECIAL.fullmatch(piece.text)
+        special = piece.type in (TokenType.CONTROL, TokenType.UNKNOWN) or _LOOKS_SPECIAL.fullmatch(piece.text)
         types[id_] = TokenType.CONTROL if special else piece.type
         added = types[id_] in (TokenType.CONTROL, TokenType.USER_DEFINED)
         tokens[id_], scores[id_] = piece.text, ADDED_TOKEN_SCORE if added else piece.score
     settings = model_dir / "tokenizer_config.json"
     decoder = read_json(settings).get("added_tokens_decoder", {}) if settings.exists() else {}
-    _overlay(_added_tokens(settings, _decoder_items(settings, decoder)), tokens, scores, types)
+    _overlay(settings, _added_tokens(settings, _decoder_items(settings, decoder)), tokens, scores, types)
     stored = _as_stored(tokens, types)
     check_pieces(model_dir / "tokenizer.model", stored, scores, types)
     return stored, scores, types
@@ -188,9 +213,16 @@ def _decoder_items(path: Path, decoder: Any) -> list[Any]:
     return [{**item, "id": int(id_)} if isinstance(item, Mapping) else item for id_, item in decoder.items()]
 
 
-def _overlay(added: Mapping[int, tuple[str, bool]], tokens: list[str], scores: list[float], types: list[int]) -> None:
-    """Set the added tokens that the embedding has room for."""
+def _overlay(
+    path: Path, added: Mapping[int, tuple[str, bool]], tokens: list[str], scores: list[float], types: list[int]
+) -> None:
+    """Set the added tokens that the embedding has room for; refuse to lose one that a text can become."""
     for id_, (token, special) in added.items():
+        if id_ >= len(tokens) and not special:
+            raise UsageError(
+                f"{path} has the added token {shown(token)} (id {id_}) beyond the {len(tokens)} rows of the embedding; "
+                "enlarge the embedding or remove the token."
+            )
         if id_ < len(tokens):
             tokens[id_], scores[id_] = token, ADDED_TOKEN_SCORE
             types[id_] = TokenType.CONTROL if special else TokenType.USER_DEFINED
@@ -202,6 +234,8 @@ def _added_tokens(path: Path, added: list[Any]) -> dict[int, tuple[str, bool]]:
     for item in added:
         match item:
             case {"id": int(id_), "content": str(text)} if type(id_) is int and id_ >= 0:
+                if flag := next((flag for flag in _NO_SUCH_FLAGS if item.get(flag)), None):
+                    raise UsageError(f"{path} sets {flag} for the added token {shown(text)}, which llama.cpp ignores.")
                 if id_ in found:
                     raise UsageError(f"{path} has two added tokens of the id {id_}.")
                 found[id_] = text, bool(item.get("special")) or _LOOKS_SPECIAL.fullmatch(text) is not None

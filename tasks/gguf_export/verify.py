@@ -23,7 +23,8 @@ from tasks.gguf_export.reader import tensor_rows
 
 logger = logging.getLogger(__name__)
 
-# Both tokenizers must agree on these. A literal U+2581 and runs of 32 and more spaces are known to differ.
+# Both tokenizers must agree on these. They are known to differ on a run of spaces with a literal U+2581 in it: Hugging
+# Face takes that for a space, SentencePiece and llama.cpp do not.
 PARITY_TEXTS = (
     "",
     " ",

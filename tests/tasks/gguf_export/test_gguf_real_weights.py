@@ -11,6 +11,7 @@ import pytest
 from registry.artifacts import file_sha256
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.reader import import_gguf
+from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.gguf_export.verify import verify_gguf
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
@@ -137,6 +138,16 @@ def test_merges_and_added_tokens_are_those_of_a_gemma_tokenizer(folder: Path) ->
     assert len(content["model"]["merges"]) == 514_906  # as many as Google's own file has
     assert len(content["added_tokens"]) == 6_414
     assert content["model"]["merges"][1392:1396] == [["\n", "\n"], ["▁", "▁"], ["▁", "t"], ["\t", "\t"]]
+
+
+def test_a_token_beyond_the_embedding_as_in_googles_file_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    content = json.loads((folder / "tokenizer.json").read_text())
+    image = {"id": 262_144, "content": "<image_soft_token>", "normalized": False, "special": True}
+    content["added_tokens"].append({**image, "single_word": False, "lstrip": False, "rstrip": False})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    assert (tmp_path / "tokenizer.json").stat().st_size > 32_000_000  # Google's layout
+    assert load_vocabulary(tmp_path, config) == load_vocabulary(folder, config)
 
 
 @pytest.mark.parametrize("weights", [QuantType.Q8_0, QuantType.Q4_0])

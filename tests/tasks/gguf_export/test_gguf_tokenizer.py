@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +11,25 @@ from gguf.constants import TokenType
 from gguf_samples import CONFIG, SENTENCES, write_json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from tokenizers import Tokenizer
 
 from deployment.prompt import END_OF_TURN, START_OF_TURN, Prompt
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
+from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.reader import read_vocabulary
 from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.gguf_export.verify import PARITY_TEXTS
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
 
-_SPACE_MARK = "▁"
-# U+2581 itself and long runs of spaces are known to be read otherwise by llama.cpp.
-_TEXT = st.text(max_size=60).filter(lambda text: _SPACE_MARK not in text)
+# Known to be read otherwise by llama.cpp: a literal U+2581 beside a space or another one.
+_KNOWN = re.compile(r"[ ▁]▁|▁[ ▁]")
+_SPACES = st.tuples(st.sampled_from(["", "a", "▁"]), st.integers(1, 300), st.sampled_from(["", "b", "\n"])).map(
+    lambda parts: parts[0] + " " * parts[1] + parts[2]
+)
+_TEXT = st.one_of(st.text(max_size=60), _SPACES).filter(lambda text: not _KNOWN.search(text))
 _AUDIT_TEXT = st.lists(
     st.sampled_from([*" \n\t.,:{}\"'0123456789äΔ检", *" ".join(SENTENCES).split(), "  ", "   ", "<0x0A>"]),
     max_size=25,
@@ -49,6 +56,7 @@ def hf(tiny_gemma: Path) -> Tokenizer:
 @example(text=f"{START_OF_TURN}user\n{END_OF_TURN}<bos><eos><unk>")
 @example(text="  a   b    c")
 @example(text="\x00")
+@example(text="a▁pump▁")
 def test_llama_cpp_and_hugging_face_split_any_text_alike(server: LlamaServer, hf: Tokenizer, text: str) -> None:
     assert server.tokenize(text) == hf.encode(text, add_special_tokens=False).ids
 
@@ -67,26 +75,73 @@ def test_tokenizer_json_splits_as_the_sentencepiece_model_it_came_from(
     assert hf.encode(text, add_special_tokens=False).ids == reference.encode(text)
 
 
+@pytest.fixture(scope="module")
+def extended(tiny_gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with tokens that a user added, and as Google's with one beyond the embedding."""
+    folder = tmp_path_factory.mktemp("extended") / "model"
+    shutil.copytree(tiny_gemma, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    content["added_tokens"] += [
+        {"id": 412, "content": "SG-402", "normalized": True, "special": False, **flags},
+        {"id": 413, "content": "cooling pump", "normalized": False, "special": False, **flags},
+        {"id": 415, "content": "<audit>", "normalized": False, "special": True, **flags},
+        {"id": 416, "content": "<image_soft_token>", "normalized": False, "special": True, **flags},
+    ]
+    write_json(folder / "tokenizer.json", content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extended_server(extended: Path) -> Iterator[LlamaServer]:
+    out = export_gguf(extended, extended.parent / "extended.gguf", weights=QuantType.F16).path
+    with LlamaServer(out, prompt=Prompt(), threads=1, slots=1, context=256) as running:
+        yield running
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    text=st.lists(
+        st.one_of(
+            _AUDIT_TEXT, st.sampled_from(["SG-402", "cooling pump", "SG-", "402", "<audit>", "<image_soft_token>"])
+        ),
+        max_size=8,
+    ).map("".join)
+)
+def test_added_tokens_split_alike(extended_server: LlamaServer, extended: Path, text: str) -> None:
+    hf = Tokenizer.from_file(str(extended / "tokenizer.json"))
+    hf.encode_special_tokens = True
+    assert extended_server.tokenize(text) == hf.encode(text, add_special_tokens=False).ids
+
+
+def test_texts_in_one_request_have_the_ids_of_each(server: LlamaServer) -> None:
+    texts = ["", "Audit pump", "", "<bos>", " ", "\n"] * 150
+    assert server.tokenize_all(texts, 2) == [server.tokenize(text) for text in texts[:6]] * 150
+
+
+def test_made_up_texts_of_the_benchmark_split_alike(extended: Path) -> None:
+    from tests.benchmarks import tokenizer_parity
+
+    assert tokenizer_parity.compare(extended, list(tokenizer_parity.made_up_texts(400)), Console(quiet=True)) == 0
+
+
 def test_a_chat_prompt_has_one_bos_and_control_tokens_for_its_turns(server: LlamaServer) -> None:
     ids = server.chat_template_ids("check the pump")
     assert ids == server.tokenize_prompt("check the pump")
     assert (ids[0], ids.count(2), ids.count(4), ids.count(5)) == (2, 1, 2, 1)
 
 
-def test_tokenizer_json_and_tokenizer_model_give_the_same_vocabulary(
+def test_tokenizer_json_tokenizer_model_and_gguf_give_the_same_vocabulary(
     tiny_gemma: Path, sentencepiece_model: Path, tmp_path: Path
 ) -> None:
     shutil.copy(sentencepiece_model, tmp_path / "tokenizer.model")
     shutil.copy(tiny_gemma / "tokenizer_config.json", tmp_path)
     from_model, from_json = load_vocabulary(tmp_path, CONFIG), load_vocabulary(tiny_gemma, CONFIG)
 
-    assert from_json.tokens == from_model.tokens
-    # tokenizer.json cannot tell the unknown token from a control token; upstream's own files say control.
-    assert (from_model.types[3], from_json.types[3]) == (TokenType.UNKNOWN, TokenType.CONTROL)
-    assert [from_json.types[id_] for id_ in (0, 1, 2, 4, 5)] == [TokenType.CONTROL] * 5
-    del from_model.types[3], from_json.types[3], from_model.scores[3], from_json.scores[3]
-    assert from_json.types == from_model.types
-    assert from_json.scores == from_model.scores
+    export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=QuantType.F32)
+    with GgufFile(tmp_path / "out.gguf") as file:
+        assert from_json == from_model == read_vocabulary(file)
+    assert from_json.types[:6] == [TokenType.CONTROL] * 6
 
 
 def test_types_and_scores_follow_upstream(tiny_gemma: Path) -> None:
@@ -125,13 +180,28 @@ def test_an_added_token_beyond_the_embedding_is_left_out_and_a_piece_is_refused(
         load_vocabulary(folder, CONFIG)
 
 
-def _set(*keys: str, value: object) -> Any:
+def _set(*keys: str | int, value: object) -> Any:
     def change(content: dict[str, Any]) -> None:
         for key in keys[:-1]:
             content = content[key]
         content[keys[-1]] = value
 
     return change
+
+
+def _added(*texts: str, first: int = CONFIG["vocab_size"] - 4) -> Any:
+    def change(content: dict[str, Any]) -> None:
+        content["added_tokens"] += [{"id": first + place, "content": text} for place, text in enumerate(texts)]
+
+    return change
+
+
+def test_an_added_token_beyond_the_embedding_that_a_text_can_become_is_refused(
+    tiny_gemma: Path, tmp_path: Path
+) -> None:
+    folder = _changed(tiny_gemma, tmp_path, _added("SG-402", first=CONFIG["vocab_size"]))
+    with pytest.raises(UsageError, match=r"added token 'SG-402' \(id 416\) beyond the 416 rows"):
+        load_vocabulary(folder, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +217,12 @@ def _set(*keys: str, value: object) -> Any:
         (_set("model", "vocab", "xyz", value=7), "repeated"),
         (_set("model", "vocab", "xyz", value=-1), "repeated or no numbers"),
         (_set("model", "vocab", "xyz", value="7"), "repeated or no numbers"),
+        (_set("model", "dropout", value=0.1), "sets dropout = 0.1"),
+        (_set("model", "ignore_merges", value=True), "sets ignore_merges = True"),
+        (_set("model", "vocab", value={}), "byte token for each of <0x00> to <0xFF>"),
+        (_set("added_tokens", 4, "rstrip", value=True), "sets rstrip for the added token '<start_of_turn>'"),
+        (_added("SG-40", "40-XYZ"), "'SG-40' and '40-XYZ', which overlap"),
+        (_added("pump"), "the token 'pump' more than once|would differ"),
         (lambda content: content["model"]["merges"].pop(), "would differ in joining"),
         (
             lambda content: content["model"]["merges"].append(["a", "0"]),
