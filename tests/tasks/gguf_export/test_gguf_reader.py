@@ -83,7 +83,7 @@ def _rewritten(source: Path, target: Path, change: dict[str, object], drop: str 
         ({"tokenizer.ggml.bos_token_id": 416}, "bos_token_id = 416"),
         ({"gemma3.block_count": 2**32 - 1}, "block_count"),
         ({"gemma3.block_count": 10**6}, "1000000 layers"),
-        ({"gemma3.attention.value_length": 16}, "different lengths"),
+        ({"gemma3.attention.value_length": 16}, "value_length = 16, which contradicts"),
         ({"general.sampling.top_k": -1}, "top_k = -1"),
         ({"tokenizer.ggml.add_space_prefix": True}, "add_space_prefix = False"),
         ({"tokenizer.ggml.add_bos_token": False}, "add_bos_token = True"),
