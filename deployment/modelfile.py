@@ -6,7 +6,7 @@ Format: https://docs.ollama.com/modelfile.
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment.prompt import END_OF_TURN, Prompt, ollama_template
+from deployment.prompt import Prompt, ollama_template
 from registry.errors import UsageError
 
 FILE_NAME = "Modelfile"
@@ -36,12 +36,12 @@ class Modelfile:
         """The Modelfile of a GGUF file beside it, for answers as they were evaluated: greedy, unpenalised."""
         return cls(
             gguf=gguf,
-            template=ollama_template(),
+            template=ollama_template(prompt),
             system=prompt.instruction.strip(),
             parameters={
                 "temperature": 0,
                 "repeat_penalty": 1,  # Ollama's own 1.1 punishes JSON for repeating its quotes
-                "stop": (END_OF_TURN,),
+                "stop": (prompt.end,),
                 "num_ctx": limits.num_ctx,
                 "num_predict": limits.num_predict,
             },

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from data_checks.contract import parse_answer
 from deployment.package import Golden, Package
-from deployment.prompt import as_plain_text
+from deployment.turns import as_plain_text
 from registry.errors import GateBlocked, ServiceUnavailable, UsageError
 
 logger = logging.getLogger(__name__)

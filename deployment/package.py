@@ -21,6 +21,7 @@ from data_checks.contract import LabelSet, label_set_toml, load_label_set, respo
 from deployment.licence import Licence
 from deployment.modelfile import FILE_NAME, Limits, Modelfile, read_modelfile
 from deployment.prompt import Prompt
+from deployment.turns import turns_in
 from registry.artifacts import Artifact, atomic_directory, file_sha256, verify_checksums, write_checksums
 from registry.errors import UsageError
 
@@ -67,8 +68,11 @@ class Package:
 
     @property
     def prompt(self) -> Prompt:
-        """The prompt that the model was trained and evaluated with."""
-        return Prompt(instruction=self.modelfile.system)
+        """The prompt that the model was trained and evaluated with. Raises UsageError for turns of another making."""
+        turns = turns_in(self.modelfile.template)
+        if turns is None:
+            raise UsageError(f"the TEMPLATE of {self.path / FILE_NAME} has no turns of a known format; build it again.")
+        return Prompt(instruction=self.modelfile.system, turns=turns)
 
 
 def build_package(

@@ -7,12 +7,15 @@ from data_checks.contract import LabelSet, Record, infer_label_set, load_label_s
 from data_checks.quarantine import LinesRefused
 from deployment.package import verify_package
 from deployment.prompt import Prompt
+from deployment.turns import Turns, turns_in
 from registry import models
 from registry.artifacts import Artifact, file_sha256
 from registry.errors import UsageError
 from tasks.cores import usable_cores
 from tasks.evaluation.report import EvaluationReport, evaluation_report
 from tasks.evaluation.runtimes import open_runtime
+from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.files import MAX_TOKENIZER, read_json
 
 _REGISTRY_PREFIX = "models:/"
 
@@ -29,10 +32,12 @@ def evaluation_of(
     """
     file = data / "test.jsonl" if data.is_dir() else data
     records, label_set = _records(file, labels)
-    prompt, spec = Prompt(instruction=instruction), model
+    spec = model
     if model.startswith(_REGISTRY_PREFIX):
         package = verify_package(_download(model, home))
         prompt, spec = package.prompt, str(package.gguf)
+    else:
+        prompt = Prompt(instruction=instruction, turns=_turns(Path(model)))
     runtime = open_runtime(spec, prompt=prompt, threads=threads or usable_cores())
 
     def evaluate() -> EvaluationReport:
@@ -49,6 +54,25 @@ def evaluation_of(
         )
 
     return evaluate
+
+
+def _turns(model: Path) -> Turns:
+    """The turn format that the vocabulary of a file or folder is made for; servers bring their own.
+
+    Raises UsageError for a vocabulary of another family.
+    """
+    if model.suffix == ".gguf" and model.is_file():
+        with GgufFile(model) as file:
+            tokens = set(file.metadata.get("tokenizer.ggml.tokens", ()))
+    elif (model / "tokenizer.json").is_file():
+        added = read_json(model / "tokenizer.json", MAX_TOKENIZER).get("added_tokens")
+        tokens = {token.get("content") for token in added} if isinstance(added, list) else set()
+    else:
+        return Turns.GEMMA
+    turns = turns_in(tokens)
+    if turns is None:
+        raise UsageError(f"{model} has the control tokens of no turn format that is known here: {', '.join(Turns)}.")
+    return turns
 
 
 def _records(file: Path, labels: Path | None) -> tuple[list[Record], LabelSet]:

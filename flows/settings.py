@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deployment.prompt import Prompt
+from deployment.turns import Turns
 from registry.errors import UsageError
 from tasks.bases.spec import StartingBase, StudentBase
 from tasks.cores import usable_cores
@@ -70,6 +71,7 @@ class Profile(_Settings):
     description: str
     model_name: str
     licence: Literal["gemma", "apache-2.0"] = Field(description="of the weights: what travels with every artifact")
+    turns: Turns = Field(description="format of the turns, that of the base's family")
     instruction: str = Field(description="put before each command; empty for none")
     pretraining: TrainingRecipe | None = Field(default=None, description="of the bases, on unlabelled texts")
     teacher: TeacherSettings
@@ -101,7 +103,7 @@ class Profile(_Settings):
 
     @property
     def prompt(self) -> Prompt:
-        return Prompt(instruction=self.instruction)
+        return Prompt(instruction=self.instruction, turns=self.turns)
 
 
 def shipped_profiles() -> list[str]:

@@ -23,7 +23,13 @@ class EvaluatedModel(BaseModel):
     page: Artifact
 
 
-@step("tasks/evaluation", "data_checks/contract.py", "deployment/prompt.py", "tasks/evaluate_model.py")
+@step(
+    "tasks/evaluation",
+    "data_checks/contract.py",
+    "deployment/prompt.py",
+    "deployment/turns.py",
+    "tasks/evaluate_model.py",
+)
 def evaluate_model(
     model: Artifact,
     snapshot: Snapshot,

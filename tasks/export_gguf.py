@@ -27,6 +27,7 @@ class ExportedModel(BaseModel):
 @step(
     "data_checks/contract.py",
     "deployment/prompt.py",
+    "deployment/turns.py",
     "tasks/evaluation",
     "tasks/gguf_export",
     "tasks/quant",

@@ -24,6 +24,7 @@ from tasks.training.recipe import DistillRecipe, TrainingRecipe
 TRAINING_CODE = (
     "data_checks/contract.py",
     "deployment/prompt.py",
+    "deployment/turns.py",
     "tasks/training",
     "tasks/distill",
     "tasks/quant",

@@ -10,7 +10,8 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from data_checks.contract import LabelSet, Record, answer_text
-from deployment.prompt import END_OF_TURN, START_OF_TURN, Prompt, chat_template
+from deployment.prompt import Prompt, chat_template
+from deployment.turns import Turns
 from registry.artifacts import atomic_directory, write_text
 from registry.errors import UsageError
 from tasks.bases.spec import ScratchBase
@@ -92,7 +93,7 @@ def _train_sentencepiece(texts: list[str], vocab_size: int, prefix: Path) -> Non
             character_coverage=1.0,
             pad_id=0, eos_id=1, bos_id=2, unk_id=3,
             pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>",
-            control_symbols=[START_OF_TURN, END_OF_TURN],
+            control_symbols=list(Turns.GEMMA.form.control),
             num_threads=1,
             minloglevel=2,
         )  # fmt: skip

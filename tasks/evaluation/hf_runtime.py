@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from deployment.prompt import END_OF_TURN, Prompt, encode_prompt
+from deployment.prompt import Prompt, encode_prompt, require_turns
 from registry.errors import UsageError
 from tasks.evaluation.prediction import Prediction, answers_progress
 
@@ -109,7 +109,8 @@ def greedy_answers(
     """
     from transformers import GenerationConfig
 
-    stops = _stop_ids(tokenizer)
+    require_turns(tokenizer, prompt)
+    stops = _stop_ids(tokenizer, prompt)
     generation = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=_pad_id(tokenizer)
     )
@@ -149,8 +150,8 @@ def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
     return ids
 
 
-def _stop_ids(tokenizer: Any) -> list[int]:
-    ids = [tokenizer.convert_tokens_to_ids(END_OF_TURN), tokenizer.eos_token_id]
+def _stop_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    ids = [tokenizer.convert_tokens_to_ids(prompt.end), tokenizer.eos_token_id]
     return sorted({token for token in ids if token is not None})
 
 

@@ -170,6 +170,11 @@ class LlamaServer:
 
     @cached_property
     def _turn_ids(self) -> tuple[list[int], list[int]]:
+        for token in self._prompt.turns.form.control:
+            if len(self.tokenize(token, parse_special=True)) != 1:
+                raise UsageError(
+                    f"{self._gguf.name} has no token {token}, with which the turn format {self._prompt.turns} is made."
+                )
         return (
             self.tokenize(self._prompt.prefix, add_bos=True, parse_special=True),
             self.tokenize(self._prompt.suffix, parse_special=True),

@@ -10,7 +10,8 @@ from typing import Self
 import httpx
 import ollama
 
-from deployment.prompt import Prompt, as_plain_text
+from deployment.prompt import Prompt
+from deployment.turns import as_plain_text
 from registry.errors import ServiceUnavailable, UsageError
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.prediction import Prediction, Runtime, answer_concurrently

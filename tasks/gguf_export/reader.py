@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from gguf.constants import GGUFValueType
 
-from deployment.prompt import END_OF_TURN, Prompt, chat_template
+from deployment.prompt import Prompt, chat_template
+from deployment.turns import Turns, turns_in
 from registry.artifacts import atomic_directory
 from registry.errors import UsageError
 from tasks.gguf_export.architectures import (
@@ -100,7 +101,8 @@ def model_config(file: GgufFile, model: Model) -> dict[str, Any]:
     """config.json of a causal language model with the shapes and constants of ``file``."""
     tokens = file.metadata["tokenizer.ggml.tokens"]
     eos = _token_id(file, "eos")
-    end_of_turn = [id_ for id_, token in enumerate(tokens) if token == END_OF_TURN]
+    ends = {turns.form.end for turns in Turns}
+    end_of_turn = [id_ for id_, token in enumerate(tokens) if token in ends]
     return {
         "architectures": [model.architecture.causal_lm],
         "model_type": model.architecture.model_type,
@@ -202,8 +204,10 @@ def _generation_config(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]
 
 
 def _tokenizer_config(file: GgufFile, config: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-    template = file.metadata.get("tokenizer.chat_template", chat_template(Prompt()))
-    if not isinstance(template, str):
+    turns = turns_in(set(vocabulary.tokens))
+    own = chat_template(Prompt(turns=turns)) if turns else None
+    template = file.metadata.get("tokenizer.chat_template", own)
+    if template is not None and not isinstance(template, str):
         raise UsageError(f"{file.path} has a tokenizer.chat_template that is no text.")
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -214,7 +218,7 @@ def _tokenizer_config(file: GgufFile, config: dict[str, Any], vocabulary: Vocabu
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         "model_max_length": config["max_position_embeddings"],
-        "chat_template": template,
+        **({"chat_template": template} if template else {}),
     }
 
 

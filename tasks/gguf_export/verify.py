@@ -13,7 +13,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType, TokenType
 from pydantic import BaseModel, ConfigDict
 
-from deployment.prompt import END_OF_TURN, Prompt, encode_prompt
+from deployment.prompt import Prompt, encode_prompt, require_turns
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.architectures import Model, describe
@@ -95,8 +95,9 @@ def verify_gguf(
     prompt = prompt or Prompt()
     model = describe(read_json(model_dir / "config.json"))
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    require_turns(tokenizer, prompt)
     with GgufFile(gguf) as file, Checkpoint(model_dir) as checkpoint:
-        checks = [_tensor_names(file, model), _tensor_errors(file, checkpoint, model), _stop_token(file)]
+        checks = [_tensor_names(file, model), _tensor_errors(file, checkpoint, model), _stop_token(file, prompt)]
     with LlamaServer(gguf, prompt=prompt, threads=threads, slots=1) as server:
         texts = [*PARITY_TEXTS, *prompts]
         checks += [
@@ -179,10 +180,10 @@ def _tensor_errors(file: GgufFile, checkpoint: Checkpoint, model: Model) -> Chec
     return _at_most("weight error / allowed error", worst, 1, where)
 
 
-def _stop_token(file: GgufFile) -> Check:
-    """llama.cpp stops at ``<end_of_turn>`` by its text, if it is a control token."""
+def _stop_token(file: GgufFile, prompt: Prompt) -> Check:
+    """llama.cpp stops at the end of a turn by its text, if it is a control token."""
     tokens, types = file.metadata["tokenizer.ggml.tokens"], file.metadata["tokenizer.ggml.token_type"]
-    stops = [id_ for id_, token in enumerate(tokens) if token == END_OF_TURN and types[id_] == TokenType.CONTROL]
+    stops = [id_ for id_, token in enumerate(tokens) if token == prompt.end and types[id_] == TokenType.CONTROL]
     return Check(name="stop tokens", value=len(stops), bound=1, passed=len(stops) == 1, detail=f"ids {stops}")
 
 

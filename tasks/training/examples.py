@@ -43,7 +43,7 @@ def build_examples(
     examples = []
     for record in records:
         question = encode_prompt(tokenizer, prompt, record.command)
-        ids = question + encode_answer(tokenizer, answer_text(record.response, labels))
+        ids = question + encode_answer(tokenizer, prompt, answer_text(record.response, labels))
         if len(ids) > max_tokens:
             raise UsageError(
                 f"the record {record.command[:60]!r} has {len(ids)} tokens, max_tokens is {max_tokens}; raise it in "

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from torch import nn
 
 from data_checks.contract import LabelSet, Record
-from deployment.prompt import Prompt, chat_template
+from deployment.prompt import Prompt, chat_template, require_turns
 from registry.artifacts import atomic_directory, write_text
 from registry.errors import UsageError
 from tasks.distill.teacher_cache import TeacherCache
@@ -64,6 +64,7 @@ def fit(
     """
     transformers.set_seed(recipe.seed)
     tokenizer = load_tokenizer(base)
+    require_turns(tokenizer, prompt)
 
     def examples(records: Sequence[Record]) -> list[Example]:
         return build_examples(records, tokenizer, prompt, labels, max_tokens=recipe.max_tokens)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from data_checks.contract import LabelSet, Record, Response, answer_text
-from deployment.prompt import END_OF_TURN, START_OF_TURN, Prompt, chat_template
+from deployment.prompt import Prompt, chat_template
+from deployment.turns import Turns
 from registry.artifacts import checksums
 from registry.errors import UsageError
 from tasks.bases import scratch
@@ -22,7 +23,8 @@ from tasks.gguf_export.checkpoint import read_json
 from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.training.models import load_model, load_tokenizer
 
-SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", START_OF_TURN, END_OF_TURN]
+START, END = Turns.GEMMA.form.control
+SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", START, END]
 
 
 def spec(**changes: object) -> ScratchBase:
@@ -87,8 +89,8 @@ def test_layers_follow_gemmas_pattern_of_five_local_and_one_global(
 
 def test_special_tokens_have_gemmas_order(tokenizer: Any) -> None:
     assert tokenizer.convert_ids_to_tokens(range(6)) == SPECIALS
-    turn = tokenizer.encode(f"{START_OF_TURN}user\n", add_special_tokens=False)
-    assert turn[0] == 4 and tokenizer.decode(turn) == f"{START_OF_TURN}user\n"
+    turn = tokenizer.encode(f"{START}user\n", add_special_tokens=False)
+    assert turn[0] == 4 and tokenizer.decode(turn) == f"{START}user\n"
     assert tokenizer.chat_template == chat_template(Prompt())
 
 

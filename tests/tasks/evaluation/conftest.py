@@ -77,7 +77,7 @@ def _learn_by_heart(model: torch.nn.Module, tokenizer, records: list[Record], la
     examples = []
     for record in records:
         prompt = encode_prompt(tokenizer, PROMPT, record.command)
-        answer = encode_answer(tokenizer, answer_text(record.response, labels))
+        answer = encode_answer(tokenizer, Prompt(), answer_text(record.response, labels))
         examples.append((torch.tensor([prompt + answer]), torch.tensor([[-100] * len(prompt) + answer])))
     for _ in range(90):
         losses = [model(input_ids=ids, labels=targets).loss for ids, targets in examples]

@@ -7,7 +7,8 @@ import sentencepiece
 from gguf_samples import CONFIG, SENTENCES, tiny_weights, write_json
 from safetensors.numpy import save_file
 
-from deployment.prompt import END_OF_TURN, START_OF_TURN, Prompt, chat_template
+from deployment.prompt import Prompt, chat_template
+from deployment.turns import Turns
 from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.gguf_export.tokenizer_json import tokenizer_json
 
@@ -33,7 +34,7 @@ def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_piece="<pad>",
         eos_piece="<eos>",
         bos_piece="<bos>",
-        user_defined_symbols=[START_OF_TURN, END_OF_TURN, "▁▁", "▁▁▁", "\n"],
+        user_defined_symbols=[*Turns.GEMMA.form.control, "▁▁", "▁▁▁", "\n"],
         num_threads=1,
         minloglevel=2,
     )

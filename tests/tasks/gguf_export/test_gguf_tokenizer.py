@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from deployment.prompt import END_OF_TURN, START_OF_TURN, Prompt
+from deployment.prompt import Prompt
+from deployment.turns import Turns
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.container import GgufFile
@@ -24,6 +25,7 @@ from tasks.gguf_export.verify import PARITY_TEXTS
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
 
+START, END = Turns.GEMMA.form.control
 # Known to be read otherwise by llama.cpp: a literal U+2581 beside a space or another one.
 _KNOWN = re.compile(r"[ ▁]▁|▁[ ▁]")
 _SPACES = st.tuples(st.sampled_from(["", "a", "▁"]), st.integers(1, 300), st.sampled_from(["", "b", "\n"])).map(
@@ -53,7 +55,7 @@ def hf(tiny_gemma: Path) -> Tokenizer:
 
 @settings(max_examples=150, deadline=None)
 @given(text=st.one_of(_TEXT, _AUDIT_TEXT))
-@example(text=f"{START_OF_TURN}user\n{END_OF_TURN}<bos><eos><unk>")
+@example(text=f"{START}user\n{END}<bos><eos><unk>")
 @example(text="  a   b    c")
 @example(text="\x00")
 @example(text="a▁pump▁")
@@ -147,7 +149,7 @@ def test_tokenizer_json_tokenizer_model_and_gguf_give_the_same_vocabulary(
 def test_types_and_scores_follow_upstream(tiny_gemma: Path) -> None:
     vocabulary = load_vocabulary(tiny_gemma, CONFIG)
     by_token = dict(zip(vocabulary.tokens, zip(vocabulary.types, vocabulary.scores, strict=True), strict=True))
-    assert by_token[START_OF_TURN] == (TokenType.CONTROL, -1000.0)
+    assert by_token[START] == (TokenType.CONTROL, -1000.0)
     assert by_token["  "] == (TokenType.USER_DEFINED, -1000.0)
     assert by_token["<0x0A>"] == (TokenType.BYTE, 0.0)
     normal = [score for type_, score in by_token.values() if type_ == TokenType.NORMAL]
