@@ -7,6 +7,7 @@ ends for whatever reason. Standard error is a file for llama.cpp's errors. Impor
 # pyright: reportAttributeAccessIssue=false
 # xllamacpp is a compiled module without stubs.
 
+import functools
 import json
 import os
 import sys
@@ -26,15 +27,15 @@ def _parameters(options: dict[str, Any]) -> xllamacpp.CommonParams:
     params.n_parallel = options["slots"]
     params.n_ctx = options["slots"] * options["context"]  # the server divides it among the slots
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options["threads"]
-    if options["float32_cache"]:
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.fit_params = False  # never shrink the context in silence
     params.cache_ram_mib = 0  # prompts are short; the default keeps up to 8 GiB of them
     params.warmup = False
     params.ui = False
     params.endpoint_slots = False
     params.verbosity = _ERRORS_ONLY
+    for name, value in options["parameters"].items():
+        *groups, last = name.split(".")
+        setattr(functools.reduce(getattr, groups, params), last, value)
     return params
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Any, Self
 
 import httpx
@@ -36,9 +36,9 @@ class LlamaServer:
     """A GGUF file served on 127.0.0.1 while the ``with`` block runs.
 
     The KV cache holds ``slots * context`` tokens. With ``schema``, answers are constrained to that JSON
-    Schema; with ``float32_cache``, keys and values are kept as PyTorch keeps them and not in the float16 that a device
-    uses, for comparing log-probabilities. Raises UsageError where llama.cpp refuses the file, ServiceUnavailable where
-    it dies later.
+    Schema; ``parameters`` are llama.cpp's own, by their names in xllamacpp's ``CommonParams``, such as
+    ``speculative.ngram_mod.n_match``. Raises UsageError where llama.cpp refuses the file, ServiceUnavailable where it
+    dies later.
 
     One slot gives the same answers every time, as a device does. With more, rounding depends on which prompts
     share a batch, so a near tie between two tokens can fall either way.
@@ -54,7 +54,7 @@ class LlamaServer:
         context: int = 1024,
         max_new_tokens: int = 256,
         schema: Mapping[str, Any] | None = None,
-        float32_cache: bool = False,
+        parameters: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         if not gguf.is_file():
             raise UsageError(f"{gguf} is not a file; give the path of a GGUF file.")
@@ -65,7 +65,7 @@ class LlamaServer:
         self._context = context
         self._max_new_tokens = max_new_tokens
         self._schema = schema
-        self._float32_cache = float32_cache
+        self._parameters = parameters
 
     def __enter__(self) -> Self:
         options = {
@@ -73,7 +73,7 @@ class LlamaServer:
             "threads": self._threads,
             "slots": self._slots,
             "context": self._context,
-            "float32_cache": self._float32_cache,
+            "parameters": dict(self._parameters),
         }
         self._log: IO[bytes] = tempfile.TemporaryFile()
         self._child = subprocess.Popen(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import xllamacpp
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -37,6 +38,11 @@ from tasks.training.models import load_model, load_tokenizer
 _PROMPT = Prompt()
 _LIKELIEST = 256  # tokens of each position whose log-probabilities are compared
 _MAX_TOKENS = 192
+_FLOAT32_CACHE = {  # keys and values as PyTorch keeps them, not in the float16 that a device uses
+    "cache_type_k": xllamacpp.ggml_type.GGML_TYPE_F32,
+    "cache_type_v": xllamacpp.ggml_type.GGML_TYPE_F32,
+    "flash_attn_type": xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
 _FLOAT32_STEP = 1e-7  # a share of probability that llama.cpp's float32 log-probabilities cannot tell from none
 
 
@@ -80,7 +86,7 @@ def distance(gguf: Path, model: Path, commands: Sequence[str], *, exact: bool) -
             layer.mlp.act_fn = GgmlGelu()
     kl, differences, same = [], [], []
     with LlamaServer(
-        gguf, prompt=_PROMPT, threads=usable_cores(), slots=1, context=1024, float32_cache=exact
+        gguf, prompt=_PROMPT, threads=usable_cores(), slots=1, context=1024, parameters=_FLOAT32_CACHE if exact else {}
     ) as server:
         for command in commands:
             ids = encode_prompt(tokenizer, _PROMPT, command)
