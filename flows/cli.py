@@ -110,7 +110,7 @@ def retrain(
         str | None, typer.Option(help="Dataset to train on; without --data as it stands in the store.")
     ] = None,
     texts: Annotated[
-        list[Path] | None, typer.Option(help="Unlabelled texts for a profile that pre-trains; may be repeated.")
+        list[Path] | None, typer.Option(help="Unlabelled texts, if the profile reads them; may be repeated.")
     ] = None,
     home: HomeOption = None,
     summary: SummaryOption = None,
@@ -206,6 +206,49 @@ def convert(
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
     types = ", ".join(f"{count} {name}" for name, count in report.types.items())
     console.print(f"{report.path}: {report.bytes / 1e6:.1f} MB, tensors: {types}, SHA-256 {report.sha256}")
+
+
+@app.command(name="prune-vocab")
+def prune_vocab(
+    model: Annotated[str, typer.Argument(help="Hugging Face folder or hub id, before its training or after.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    corpus: Annotated[
+        list[Path], typer.Option(help="Records and texts (.jsonl, .txt) or folders of them; may be repeated.")
+    ],
+    words: Annotated[int, typer.Option(min=0, help="Commonest English words whose tokens stay too.")] = 10_000,
+    minimum_count: Annotated[
+        int, typer.Option(min=1, help="How often the texts must use a token that stays for them.")
+    ] = 1,
+    base: Annotated[
+        str | None, typer.Option(help="MODEL is pruned: take further tokens from this base that it was pruned from.")
+    ] = None,
+    labels: LabelsOption = None,
+    instruction: InstructionOption = "",
+    json_path: JsonOption = None,
+) -> None:
+    """Drop the tokens that a corpus does not use; with --base, take back those that it does."""
+    _require_writable(json_path)
+    from deployment.prompt import Prompt
+    from flows.console import console, vocabulary_table
+    from registry.artifacts import write_text
+    from registry.errors import UsageError
+    from tasks.bases.resolve import model_path
+    from tasks.vocabulary.corpus import read_corpus
+    from tasks.vocabulary.growth import grow_vocabulary
+    from tasks.vocabulary.pruning import prune_vocabulary
+    from tasks.vocabulary.recipe import VocabularyRecipe
+
+    if out.exists():
+        raise UsageError(f"{out} exists; name another folder or delete it.")
+    counted, recipe = read_corpus(corpus, labels), VocabularyRecipe(words=words, minimum_count=minimum_count)
+    prompt = Prompt(instruction=instruction)
+    if base:
+        report = grow_vocabulary(model_path(model), model_path(base), out, counted, recipe, prompt=prompt)
+    else:
+        report = prune_vocabulary(model_path(model), out, counted, recipe, prompt=prompt)
+    if json_path:
+        write_text(json_path, report.model_dump_json(indent=2) + "\n")
+    console.print(vocabulary_table(report))
 
 
 @app.command(name="import")

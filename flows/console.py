@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from flows.deploy import DeployReport
     from tasks.evaluation.metrics import Metrics
     from tasks.gguf_export.writer import ExportPlan
+    from tasks.vocabulary.pruning import PruneReport
 
 _PLAIN_WIDTH = 130  # of output that goes to a file or another program
+_SHOWN_TOKENS = 5
 
 console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 errors = Console(stderr=True)
@@ -71,6 +73,30 @@ def plan_table(plan: "ExportPlan") -> Table:
         bits = f"{tensor.bits_per_weight:.2f}"
         table.add_row(tensor.gguf_name, shape, tensor.type, bits, f"{tensor.nbytes:,}")
     return table
+
+
+def vocabulary_table(report: "PruneReport") -> Group:
+    """How many tokens stay for what, and what proves that nothing else changed."""
+    proof = report.proof
+    size, size_before = (f"{size / 1e6:.1f} MB" for size in (report.embedding_bytes, report.embedding_bytes_before))
+    table = Table()
+    table.add_column("kept for")
+    table.add_column("tokens", justify="right")
+    for reason, count in report.kept.items():
+        table.add_row(reason, f"{count:,}")
+    lines = [
+        f"{report.coverage:.2%} of the corpus in its own tokens: {proof.unchanged:,} of {proof.texts:,} texts as "
+        f"before, {proof.respelled:,} in other tokens",
+        f"largest difference of a logit in {proof.prompts} prompts: {proof.logit_difference:.2g}",
+    ]
+    if report.missing:
+        first = ", ".join(map(repr, list(report.missing)[:_SHOWN_TOKENS]))
+        lines.append(f"{len(report.missing):,} tokens of the corpus came back, the commonest {first}")
+    return Group(
+        f"[italic]{report.tokens:,} of {report.tokens_before:,} tokens, embedding {size} of {size_before}[/]",
+        table,
+        *map(escape, lines),
+    )
 
 
 def device_table(report: "DeployReport") -> Table:

@@ -31,6 +31,7 @@ from tasks.judge_gates import judge_gates
 from tasks.package_model import package_model
 from tasks.prepare_base import prepare_base
 from tasks.pretrain_base import pretrain_base
+from tasks.prune_vocabulary import prune_vocabulary
 from tasks.register_version import register_version
 from tasks.steps import Steps
 from tasks.take_snapshot import take_snapshot
@@ -79,7 +80,7 @@ def retrain(
         data: audit files to ingest first, into ``dataset``; without both the shipped synthetic sample.
         labels: label set for ``data``.
         dataset: the dataset to train on; without ``data`` as it stands in the audit store.
-        texts: unlabelled texts for a profile that pre-trains its bases.
+        texts: unlabelled texts for a profile that pre-trains its bases or chooses their vocabulary.
         home: where state lives.
         summary: file for the summary as JSON, written also where a gate blocks.
 
@@ -90,11 +91,10 @@ def retrain(
     settings, place = load_profile(profile), Home.locate(home)
     if summary:
         require_writable(summary)
-    if bool(texts) != bool(settings.pretraining):
-        wanted = (
-            "pre-trains on unlabelled texts; name them with" if settings.pretraining else "has no use for texts; omit"
-        )
-        raise UsageError(f"profile {settings.name} {wanted} --texts.")
+    if settings.pretraining and not texts:
+        raise UsageError(f"profile {settings.name} pre-trains on unlabelled texts; name them with --texts.")
+    if texts and not (settings.pretraining or settings.vocabulary):
+        raise UsageError(f"profile {settings.name} has no use for texts; omit --texts.")
     models.connect(place.path)
     snapshot = take_snapshot(place.database_url, _dataset(place, data, labels, dataset), place.snapshots)
 
@@ -144,11 +144,21 @@ def train(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home, text
 
     def started(base: Artifact, stage: str) -> Artifact:
         """The weights from which training starts."""
-        if texts is None:
-            return base
-        return steps.run(
-            pretrain_base, title=f"pretrain_{stage}_base", base=base, texts=texts, recipe=settings.pretraining
-        ).model
+        if settings.vocabulary:
+            base = steps.run(
+                prune_vocabulary,
+                title=f"prune_{stage}_vocabulary",
+                base=base,
+                snapshot=snapshot,
+                texts=texts,
+                recipe=settings.vocabulary,
+                prompt=settings.prompt,
+            ).model
+        if settings.pretraining:
+            base = steps.run(
+                pretrain_base, title=f"pretrain_{stage}_base", base=base, texts=texts, recipe=settings.pretraining
+            ).model
+        return base
 
     common = {"snapshot": snapshot, "prompt": settings.prompt, **settings.export.model_dump()}
     base = prepare_base(settings.teacher.base, snapshot, place.bases)

@@ -15,6 +15,7 @@ from tasks.cores import usable_cores
 from tasks.gates.thresholds import Thresholds
 from tasks.quant.types import QuantType
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
+from tasks.vocabulary.recipe import VocabularyRecipe
 
 PROFILES_FOLDER = Path(__file__).parent / "profiles"
 
@@ -73,6 +74,7 @@ class Profile(_Settings):
     licence: Literal["gemma", "apache-2.0"] = Field(description="of the weights: what travels with every artifact")
     turns: Turns = Field(description="format of the turns, that of the base's family")
     instruction: str = Field(description="put before each command; empty for none")
+    vocabulary: VocabularyRecipe | None = Field(default=None, description="tokens that the bases keep; all without it")
     pretraining: TrainingRecipe | None = Field(default=None, description="of the bases, on unlabelled texts")
     teacher: TeacherSettings
     student: StudentSettings

@@ -25,7 +25,7 @@ from registry.snapshots import Snapshot
 logger = logging.getLogger(__name__)
 _LIBRARIES = (
     "accelerate", "bitsandbytes", "gguf", "great-expectations", "numpy", "peft", "sentencepiece", "tokenizers", "torch",
-    "transformers", "xllamacpp",
+    "transformers", "wordfreq", "xllamacpp",
 )  # fmt: skip
 _SECONDS_A_DAY = 86_400
 _FILES_OF: dict[str, tuple[str, ...]] = {}

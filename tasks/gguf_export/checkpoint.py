@@ -36,6 +36,16 @@ class StoredTensor:
     def nbytes(self) -> int:
         return prod(self.shape) * _ITEM_SIZE[self.dtype]
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a matrix row as stored, or of a whole vector."""
+        return self.shape[-1] * _ITEM_SIZE[self.dtype]
+
+    @property
+    def row_count(self) -> int:
+        """Rows of a matrix; a vector is one row."""
+        return prod(self.shape[:-1])
+
 
 class Checkpoint:
     """The tensors of ``model_dir``, open while the ``with`` block runs.
@@ -66,13 +76,16 @@ class Checkpoint:
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` of a matrix, or that part of a vector as one row, in float32."""
         tensor = self.tensors[name]
-        row_length = tensor.shape[-1]
-        item = _ITEM_SIZE[tensor.dtype]
-        length = (stop - start) * row_length * item
-        raw = os.pread(tensor.descriptor, length, tensor.offset + start * row_length * item)
+        return _as_float32(self.raw_rows(name, start, stop), tensor.dtype).reshape(-1, tensor.shape[-1])
+
+    def raw_rows(self, name: str, start: int, stop: int) -> bytes:
+        """The same rows as the file stores them."""
+        tensor = self.tensors[name]
+        length = (stop - start) * tensor.row_bytes
+        raw = os.pread(tensor.descriptor, length, tensor.offset + start * tensor.row_bytes)
         if len(raw) != length:
             raise UsageError(f"{name} was cut short while it was read; copy the checkpoint again.")
-        return _as_float32(raw, tensor.dtype).reshape(-1, row_length)
+        return raw
 
     def _open(self, path: Path) -> None:
         descriptor = open_file(path)

@@ -44,6 +44,7 @@ _PROMISED = {
     "retrain": ("--profile", "--data", "--home", "--summary"),
     "inspect": ("--baseline", "--json", "--html"),
     "convert": ("--type", "--plan"),
+    "prune-vocab": ("--corpus", "--words", "--base", "--json"),
     "evaluate": ("--data", "--json", "--html"),
     "compare": ("--data",),
     "deploy": ("--alias", "--device"),
@@ -199,6 +200,24 @@ def test_import_brings_back_the_weights_that_the_file_holds(
         np.testing.assert_array_equal(back[name], stored, err_msg=name)
 
 
+def test_prune_vocab_drops_tokens_and_takes_them_back_from_the_base(
+    gemmill: Gemmill, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "old.txt").write_text("Pump CP-17 leaks.\n")
+    (tmp_path / "new.txt").write_text("Surface grinder SG-402 has a hydraulic leak.\n")
+    out, grown, report = tmp_path / "out", tmp_path / "grown", tmp_path / "report.json"
+    ran = gemmill("prune-vocab", tiny_model_dir, out, "--corpus", tmp_path / "old.txt", "--words", 0)
+    assert ran.code == 0, ran
+    assert "100.00% of the corpus in its own tokens: 1 of 1 texts as before" in ran.out
+    arguments = ["--corpus", tmp_path / "new.txt", "--words", 0, "--base", tiny_model_dir, "--json", report]
+    ran = gemmill("prune-vocab", out, grown, *arguments)
+    assert ran.code == 0, ran
+    found = json.loads(report.read_text())
+    assert found["missing"] and f"{len(found['missing'])} tokens of the corpus came back" in ran.out
+    rows = [load_file(d / "model.safetensors")["model.embed_tokens.weight"] for d in (tiny_model_dir, grown, out)]
+    assert len(rows[0]) > len(rows[1]) == found["tokens"] > len(rows[2]) == found["tokens_before"]
+
+
 @pytest.mark.parametrize("form", ["gguf", "tiny_model_dir"])
 def test_evaluate_reports_every_record_as_json_and_as_a_page(
     form: str, request: pytest.FixtureRequest, gemmill: Gemmill, data: Path, tmp_path: Path
@@ -291,6 +310,9 @@ def test_ingest_stores_nothing_of_what_it_refuses(bad_data: Path, prefect_url: s
         (["convert", "{model}", "{tmp}/out", "--type", "q9"], "there is no type 'q9'; take one of f32, f16"),
         (["convert", "{tmp}/none", "{tmp}/out", "--type", "q8_0"], "none/config.json cannot be read"),
         (["convert", "{gguf}", "{tmp}/out", "--type", "q8_0"], "cannot be read"),
+        (["prune-vocab", "{model}", "{data}", "--corpus", "{data}"], "exists; name another folder or delete it"),
+        (["prune-vocab", "{model}", "{tmp}/out", "--corpus", "{data}"], "rows of the test split only"),
+        (["prune-vocab", "{tmp}/none", "{tmp}/out", "--corpus", str(SAMPLE_DIR)], "none/config.json cannot be read"),
         (["import", "{tmp}/none.gguf", "{tmp}/out"], "none.gguf cannot be read"),
         (["import", "{data}/test.jsonl", "{tmp}/out"], "is not a sound GGUF file"),
         (["import", "{gguf}", "{data}"], "is not an empty folder"),
@@ -328,6 +350,7 @@ def test_bad_usage_exits_with_2(
         (["inspect"], "Missing argument"),
         (["convert", "model", "out.gguf"], "Missing option '--type'"),
         (["evaluate", "model"], "Missing option '--data'"),
+        (["prune-vocab", "model", "out"], "Missing option '--corpus'"),
         (["evaluate", "model", "--data", "x", "--threads", "-1"], "Invalid value for '--threads'"),
         (["promote", "newest"], "Invalid value"),
         (["rollback", "--force"], "No such option"),

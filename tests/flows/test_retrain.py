@@ -4,16 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from data_checks.contract import OUT_OF_SCOPE, read_jsonl, write_jsonl
+from data_checks.contract import OUT_OF_SCOPE, load_label_set, read_jsonl, write_jsonl
 from data_checks.sample import SAMPLE_DIR
 from flows.settings import PROFILES_FOLDER
 from registry import models
 from registry.artifacts import Artifact, file_sha256
 from registry.mlflow_store import connection
+from tasks.bases.scratch import build_scratch_base
+from tasks.bases.spec import ScratchBase
 from tasks.gguf_export.container import GgufFile
 
 _FLOORS = ("json_validity", "intent_accuracy", "exact_match", "entity_f1", "oos_recall", "oos_precision")
@@ -203,6 +206,34 @@ def test_unlabelled_texts_are_learnt_before_the_labels(home: Path, data: Path, t
     assert "pretrain_teacher_base" in summary["seconds"]
     card = next(artifact["path"] for artifact in summary["artifacts"] if artifact["kind"] == "package")
     assert file_sha256(next((home / "texts").iterdir())) in (Path(card) / "README.md").read_text()
+
+
+def test_a_vocabulary_is_chosen_before_anything_is_trained(home: Path, data: Path, tmp_path: Path) -> None:
+    spec = ScratchBase.model_validate(tomllib.loads((PROFILES_FOLDER / "tiny.toml").read_text())["teacher"]["base"])
+    labels = load_label_set(SAMPLE_DIR / "labels.toml")
+    build_scratch_base(spec, read_jsonl(SAMPLE_DIR / "train.jsonl", labels)[0], labels, tmp_path / "base")
+    head, _, tail = _profile(home, floor=0.0).read_text().partition("[teacher.base]")
+    base = f'[teacher.base]\nkind = "folder"\npath = "{tmp_path / "base"}"\n\n'
+    profile, texts, report = tmp_path / "pruned.toml", tmp_path / "texts.txt", tmp_path / "summary.json"
+    profile.write_text(
+        f"{head}{base}{tail[tail.index('[teacher.training]') :]}\n[vocabulary]\nwords = 0\nminimum_count = 1\n"
+    )
+    texts.write_text("Surface grinder SG-402 leaks.\n")
+    arguments = ["retrain", "--profile", profile, "--data", data, "--texts", texts, "--summary", report]
+    result = _gemmill(home, *arguments)
+    assert result.returncode in (0, 3), result.stderr  # trained for a moment, it may well be blocked
+    summary = json.loads(report.read_text())
+    gates = {gate["name"]: gate["passed"] for gate in summary["gates"]}
+    assert gates["prompt_parity"] and gates["gguf_verification"] and gates["norm_outliers_vs_base"]
+    [pruned] = (home / "steps").glob("prune_vocabulary-*")
+    kept = json.loads((pruned / "vocabulary.json").read_text())
+    gguf = next(artifact["path"] for artifact in summary["artifacts"] if artifact["kind"] == "gguf")
+    with GgufFile(Path(gguf)) as file:
+        assert len(file.metadata["tokenizer.ggml.tokens"]) == kept["tokens"] < kept["tokens_before"] == 1024
+        assert file.metadata["gemmill.base_sha256"] == Artifact.of("base", tmp_path / "base").sha256
+    assert "prune_teacher_vocabulary" in summary["seconds"]
+    again = _gemmill(home, *arguments)
+    assert "prune_teacher_vocabulary" in json.loads(report.read_text())["reused"], again.stderr
 
 
 def test_texts_for_a_profile_that_does_not_pre_train_exit_with_2(home: Path, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""A safetensors file with some rows of the embedding, streamed: no tensor is ever whole in memory.
+
+An output matrix that is not the embedding loses the same rows. Rows keep the bytes that they had. Format: https://huggingface.co/docs/safetensors.
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from registry.errors import UsageError
+from tasks.gguf_export.architectures import EMBEDDING, OUTPUT
+from tasks.gguf_export.checkpoint import Checkpoint, StoredTensor
+from tasks.gguf_export.writer import encode
+from tasks.quant.types import QuantType
+
+_CHUNK_BYTES = 8 << 20
+_PRUNED = (EMBEDDING, OUTPUT)
+
+
+class Row(NamedTuple):
+    """Where a row of the new embedding comes from."""
+
+    source: Checkpoint
+    id: int
+
+
+def write_weights(path: Path, checkpoint: Checkpoint, rows: Sequence[Row], *, tied: bool) -> None:
+    """Write the tensors of ``checkpoint`` with ``rows`` as the embedding and, unless it is ``tied``, as the output.
+
+    Rows of another source take the type of ``checkpoint``. Raises UsageError where their length differs.
+    """
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not (tied and name == OUTPUT)}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        shape = (len(rows), tensor.shape[-1]) if name in _PRUNED else tensor.shape
+        begin, end = end, end + prod(shape[:-1]) * tensor.row_bytes
+        header[name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [begin, end]}
+    with path.open("wb") as stream:
+        _write_header(stream, header)
+        for name in tensors:
+            for chunk in _gathered(checkpoint, name, rows) if name in _PRUNED else _copied(checkpoint, name):
+                stream.write(chunk)
+
+
+def _write_header(stream: BinaryIO, header: dict[str, Any]) -> None:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(struct.pack("<Q", len(text)) + text)
+
+
+def _copied(checkpoint: Checkpoint, name: str) -> Iterator[bytes]:
+    tensor = checkpoint.tensors[name]
+    step = max(1, _CHUNK_BYTES // tensor.row_bytes)
+    for start in range(0, tensor.row_count, step):
+        yield checkpoint.raw_rows(name, start, min(start + step, tensor.row_count))
+
+
+def _gathered(checkpoint: Checkpoint, name: str, rows: Sequence[Row]) -> Iterator[bytes]:
+    """The rows in order, neighbours of one source read at once."""
+    wanted = checkpoint.tensors[name]
+    step = max(1, _CHUNK_BYTES // wanted.row_bytes)
+    breaks = [
+        place
+        for place, (left, right) in enumerate(pairwise(rows), start=1)
+        if right.source is not left.source or right.id != left.id + 1
+    ]
+    for begin, end in pairwise([0, *breaks, len(rows)]):
+        for start in range(begin, end, step):
+            yield _read(name, rows[start], min(step, end - start), wanted)
+
+
+def _read(name: str, first: Row, count: int, wanted: StoredTensor) -> bytes:
+    found = first.source.tensors[name]
+    if found.shape[-1] != wanted.shape[-1]:
+        raise UsageError(
+            f"{name} has rows of {found.shape[-1]} and of {wanted.shape[-1]}; name the base that the model was pruned "
+            "from."
+        )
+    if found.dtype == wanted.dtype:
+        return first.source.raw_rows(name, first.id, first.id + count)
+    values = first.source.rows(name, first.id, first.id + count)
+    return encode(np.ascontiguousarray(values), QuantType(wanted.dtype.lower())).tobytes()
