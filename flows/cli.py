@@ -192,9 +192,10 @@ def convert(
     """Convert a Hugging Face folder to GGUF."""
     from flows.console import console, plan_table
     from registry.artifacts import write_text
+    from tasks.gguf_export.labels import quant_type
     from tasks.gguf_export.writer import export_gguf, plan_export
 
-    weights, embedding_type = _quant_type(type_), _quant_type(embedding) if embedding else None
+    weights, embedding_type = quant_type(type_, hf_dir), quant_type(embedding, hf_dir) if embedding else None
     if plan:
         planned = plan_export(hf_dir, weights=weights, embedding=embedding_type)
         if json_path:
@@ -371,19 +372,6 @@ def _report_version(version: Any, summary: Path | None) -> None:
     if summary:
         write_text(summary, version.model_dump_json(indent=2) + "\n")
     console.print(f"{version.name} version {version.version} is {', '.join(version.aliases)}.")
-
-
-def _quant_type(name: str) -> Any:
-    from registry.errors import UsageError
-    from tasks.quant.types import QuantType
-
-    try:
-        return QuantType(name)
-    except ValueError as error:
-        raise UsageError(
-            f"there is no type {name!r}; take one of {', '.join(QuantType)}. K-quants need rows of 256, which Gemma "
-            "3's 270M and 1B do not have."
-        ) from error
 
 
 def main() -> None:

@@ -63,16 +63,27 @@ def artifact_table(artifacts: list[Artifact]) -> Table:
     return table
 
 
-def plan_table(plan: "ExportPlan") -> Table:
-    """Every tensor's type, bits per weight and bytes, before anything is written."""
-    table = Table(title=f"{plan.file_bytes / 1e6:.1f} MB in {len(plan.tensors)} tensors")
-    for column in ("tensor", "shape", "type", "bits/weight", "bytes"):
-        table.add_column(column, justify="left" if column in ("tensor", "type") else "right")
-    for tensor in plan.tensors:
-        shape = " × ".join(map(str, tensor.shape))
-        bits = f"{tensor.bits_per_weight:.2f}"
-        table.add_row(tensor.gguf_name, shape, tensor.type, bits, f"{tensor.nbytes:,}")
-    return table
+def plan_table(plan: "ExportPlan") -> Group:
+    """Every tensor's type, bits per weight and bytes, layers together, and the size of the file."""
+    from tasks.gguf_export.plan import groups
+
+    table = Table(show_footer=True)
+    for column, footer in (
+        ("tensor", "all"), ("number", f"{len(plan.tensors)}"), ("shape", ""), ("type", ""),
+        ("bits/weight", f"{plan.bits_per_weight:.2f}"), ("bytes", f"{plan.tensor_bytes:,}"),
+    ):  # fmt: skip
+        table.add_column(column, footer, justify="left" if column in ("tensor", "type") else "right")
+    for group in groups(plan.tensors):
+        first = group.tensors[0]
+        shape = " × ".join(map(str, first.shape))
+        bits = f"{first.bits_per_weight:.2f}"
+        table.add_row(group.name, str(len(group.tensors)), shape, first.type, bits, f"{group.nbytes:,}")
+    rest = plan.file_bytes - plan.tensor_bytes
+    return Group(
+        table,
+        f"{plan.weights:,} weights. The file will have {plan.file_bytes:,} bytes, {plan.file_bytes / 1e6:.1f} MB: "
+        f"{plan.tensor_bytes:,} of tensors and {rest:,} of vocabulary, metadata and padding.",
+    )
 
 
 def vocabulary_table(report: "PruneReport") -> Group:

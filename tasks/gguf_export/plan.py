@@ -3,6 +3,8 @@
 Training on the exact grid and the exporter share this plan, so what is trained is what ships.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -11,6 +13,8 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from registry.errors import UsageError
 from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Layout, Model, is_norm
 from tasks.quant.types import QuantType
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,39 @@ class TensorPlan:
     @property
     def bits_per_weight(self) -> float:
         return 8 * self.nbytes / prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorGroup:
+    """Tensors of several layers that are planned alike, under one name such as ``blk.0-17.ffn_up.weight``."""
+
+    name: str
+    tensors: tuple[TensorPlan, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+
+def groups(plans: Iterable[TensorPlan]) -> list[TensorGroup]:
+    """``plans`` with those that differ by their layer alone put together, in the order of the first of each."""
+    alike: dict[tuple[object, ...], list[TensorPlan]] = {}
+    for plan in plans:
+        part = _LAYER.sub("blk.*.", plan.gguf_name)
+        alike.setdefault((part, plan.shape, plan.type), []).append(plan)
+    return [TensorGroup(name=_joint_name(members), tensors=tuple(members)) for members in alike.values()]
+
+
+def _joint_name(members: list[TensorPlan]) -> str:
+    layers = [int(match[1]) for member in members if (match := _LAYER.match(member.gguf_name))]
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    names = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return _LAYER.sub(f"blk.{names}.", members[0].gguf_name)
 
 
 def ggml_type(type_: QuantType) -> GGMLQuantizationType:

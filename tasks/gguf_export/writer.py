@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,20 @@ class ExportPlan:
         """The size that the file will have."""
         return len(self.header) + sum(_aligned(plan.nbytes) for plan in self.tensors)
 
+    @property
+    def weights(self) -> int:
+        return sum(prod(plan.shape) for plan in self.tensors)
+
+    @property
+    def tensor_bytes(self) -> int:
+        return sum(plan.nbytes for plan in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.tensor_bytes / self.weights
+
     def to_json(self) -> str:
-        """File size and, for each tensor, name, shape, type, bits per weight and bytes."""
+        """File size, totals and, for each tensor, name, shape, type, bits per weight and bytes."""
         tensors = [
             {
                 "name": plan.gguf_name,
@@ -69,7 +82,13 @@ class ExportPlan:
             }
             for plan in self.tensors
         ]
-        return json.dumps({"bytes": self.file_bytes, "tensors": tensors}, indent=1) + "\n"
+        totals = {
+            "bytes": self.file_bytes,
+            "tensor_bytes": self.tensor_bytes,
+            "weights": self.weights,
+            "bits_per_weight": self.bits_per_weight,
+        }
+        return json.dumps({**totals, "tensors": tensors}, indent=1) + "\n"
 
 
 def plan_export(

@@ -307,7 +307,7 @@ def test_ingest_stores_nothing_of_what_it_refuses(bad_data: Path, prefect_url: s
         (["inspect", "{data}/test.jsonl"], "is not a sound GGUF file"),
         (["inspect", "{gguf}", "--json", "{data}"], "is a folder where a file is to be written"),
         (["repair-norms", "{tmp}/none", "{tmp}/out"], "is no model"),
-        (["convert", "{model}", "{tmp}/out", "--type", "q9"], "there is no type 'q9'; take one of f32, f16"),
+        (["convert", "{model}", "{tmp}/out", "--type", "q9"], "'q9' is no type that is written; take one of f32, f16"),
         (["convert", "{tmp}/none", "{tmp}/out", "--type", "q8_0"], "none/config.json cannot be read"),
         (["convert", "{gguf}", "{tmp}/out", "--type", "q8_0"], "cannot be read"),
         (["prune-vocab", "{model}", "{data}", "--corpus", "{data}"], "exists; name another folder or delete it"),
