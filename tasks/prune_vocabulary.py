@@ -30,6 +30,7 @@ class PrunedBase(BaseModel):
     "data_checks/quarantine.py",
     "data_checks/texts.py",
     "deployment/prompt.py",
+    "deployment/turns.py",
     "tasks/gguf_export",
     "tasks/quant",
     "tasks/training/models.py",
