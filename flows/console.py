@@ -12,12 +12,11 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from flows.summary import RetrainSummary
 from registry.artifacts import Artifact
-from tasks.gates.judge import Verdict
 
 if TYPE_CHECKING:
     from flows.deploy import DeployReport
+    from flows.summary import RetrainSummary
     from tasks.evaluation.metrics import Metrics
     from tasks.gguf_export.writer import ExportPlan
     from tasks.vocabulary.pruning import PruneReport
@@ -123,8 +122,9 @@ def device_table(report: "DeployReport") -> Table:
     return table
 
 
-def print_retrain(summary: RetrainSummary, home: Path | None) -> None:
+def print_retrain(summary: "RetrainSummary", home: Path | None) -> None:
     """Metrics, gates, artifacts, two answers of the shipped file, and what to type next, ``home`` as it was given."""
+    from tasks.gates.judge import Verdict
     from tasks.gates.report import verdict_table
 
     snapshot = summary.snapshot

@@ -5,8 +5,10 @@ exists, which is what transformers saves. Pieces, scores and types are all in to
 express is refused.
 """
 
+import gc
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from gguf.constants import TokenType
 
 from registry.errors import UsageError
 from tasks.gguf_export.files import MAX_TOKENIZER, read_json, shown
+from tasks.gguf_export.merges import check_merges
 from tasks.gguf_export.sentencepiece_model import read_pieces
 from tasks.gguf_export.vocabulary import Vocabulary, check_pieces
 
@@ -37,7 +40,8 @@ def load_vocabulary(model_dir: Path, config: Mapping[str, Any]) -> Vocabulary:
     """
     size = config["vocab_size"]
     if (model_dir / "tokenizer.json").exists():
-        tokens, scores, types = _from_tokenizer_json(model_dir / "tokenizer.json", size)
+        with _no_garbage_collection():
+            tokens, scores, types = _from_tokenizer_json(model_dir / "tokenizer.json", size)
     elif (model_dir / "tokenizer.model").exists():
         tokens, scores, types = _from_sentencepiece(model_dir, size)
     else:
@@ -56,22 +60,16 @@ def load_vocabulary(model_dir: Path, config: Mapping[str, Any]) -> Vocabulary:
     )
 
 
-def merges(pieces: Iterable[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
-    """The pairs that join to a normal or user-defined piece, best rank first: scores as BPE merges.
-
-    User-defined pieces rank with score 0; equal scores go by the longer left part, then the longer right
-    part, then the id. For Gemma 3 this is Google's list, pair for pair.
-    """
-    mergeable = {piece: id_ for id_, piece in enumerate(pieces) if types[id_] in _MERGEABLE}
-    ranked = []
-    for piece, id_ in mergeable.items():
-        badness = -scores[id_] if types[id_] == TokenType.NORMAL else 0.0
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in mergeable and right in mergeable:
-                ranked.append((badness, -cut, cut - len(piece), id_, left, right))
-    ranked.sort()
-    return [(left, right) for *_, left, right in ranked]
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """The collector would walk over half a million lists of merges again and again, and find nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _from_tokenizer_json(path: Path, size: int) -> tuple[list[str], list[float], list[int]]:
@@ -102,7 +100,7 @@ def _from_tokenizer_json(path: Path, size: int) -> tuple[list[str], list[float],
     _check_overlaps(
         path, [token for token, type_ in zip(stored, types, strict=True) if type_ == TokenType.USER_DEFINED]
     )
-    _check_merges(path, model, tokens, types)
+    check_merges(path, model["merges"], tokens, types)
     return stored, scores, types
 
 
@@ -133,31 +131,6 @@ def _check_kind(path: Path, content: Mapping[str, Any], model: Mapping[str, Any]
         )
 
 
-def _check_merges(path: Path, model: Mapping[str, Any], pieces: list[str], types: list[int]) -> None:
-    """Refuse merges that scores by token id do not reproduce.
-
-    llama.cpp joins any two neighbours, pieces or single characters, whose sum is a token of any type.
-    """
-    merged = [_pair(path, merge) for merge in model["merges"]]
-    ids = {piece: id_ for id_, piece in enumerate(pieces)}
-    joined = {
-        (piece[:cut], piece[cut:])
-        for piece in ids
-        for cut in range(1, len(piece))
-        if (cut == 1 or piece[:cut] in ids) and (cut == len(piece) - 1 or piece[cut:] in ids)
-    }
-    if different := set(merged) ^ joined:
-        left, right = sorted(different)[0]
-        raise UsageError(
-            f"{path} and llama.cpp would differ in joining {shown(left)} and {shown(right)}: merges must hold exactly "
-            "the pairs of pieces whose sum is a piece."
-        )
-    normal = {piece for piece, id_ in ids.items() if types[id_] == TokenType.NORMAL}
-    order = [ids[piece] for piece in map("".join, merged) if piece in normal]
-    if order != sorted(order):
-        raise UsageError(f"{path} has merges in another order than its ids, which scores cannot express.")
-
-
 def _check_overlaps(path: Path, added: list[str]) -> None:
     """Refuse added tokens of which one ends as a longer one begins.
 
@@ -174,14 +147,6 @@ def _check_overlaps(path: Path, added: list[str]) -> None:
                     f"{path} has the added tokens {shown(token)} and {shown(other)}, which overlap; Hugging Face and "
                     "llama.cpp would choose differently."
                 )
-
-
-def _pair(path: Path, merge: Any) -> tuple[str, str]:
-    """A merge as the pair that it joins; older files write the two with a space between them."""
-    match merge.split(" ", 1) if isinstance(merge, str) else merge:
-        case [str(left), str(right)]:
-            return left, right
-    raise UsageError(f"{path} has merges that are no pairs of texts, {shown(merge)} among them.")
 
 
 def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[float], list[int]]:

@@ -9,7 +9,9 @@ from typing import Any
 from gguf.constants import TokenType
 
 from registry.errors import UsageError
-from tasks.gguf_export.tokenizer import SPACE_MARK, Vocabulary, merges
+from tasks.gguf_export.merges import ranked_merges
+from tasks.gguf_export.tokenizer import SPACE_MARK
+from tasks.gguf_export.vocabulary import Vocabulary
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             "byte_fallback": True,
             "ignore_merges": False,
             "vocab": ids,
-            "merges": merges(pieces, vocabulary.scores, vocabulary.types),
+            "merges": ranked_merges(pieces, vocabulary.scores, vocabulary.types),
         },
     }
 

@@ -1,7 +1,6 @@
 """A Hugging Face folder becomes a GGUF file, streamed: rows in, quantised by threads, out in order.
 
-Nothing lies under the final name before the whole file does. The quantisers are those of the ``gguf``
-package, whose bytes equal llama-quantize's.
+Nothing lies under the final name before the whole file does.
 """
 
 import hashlib
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import Metadata, quants
+from gguf import Metadata
 from pydantic import BaseModel, ConfigDict
 from yaml import YAMLError
 
@@ -25,6 +24,7 @@ from tasks.cores import usable_cores
 from tasks.gguf_export.architectures import OUTPUT, Model, describe
 from tasks.gguf_export.checkpoint import Checkpoint
 from tasks.gguf_export.container import ALIGNMENT, header_bytes
+from tasks.gguf_export.encode import encode
 from tasks.gguf_export.files import read_json, read_text
 from tasks.gguf_export.metadata import LICENCE_KEYS, metadata
 from tasks.gguf_export.plan import TensorPlan, ggml_type, plan_types
@@ -146,15 +146,6 @@ def export_gguf(
     )
 
 
-def encode(values: np.ndarray, type_: QuantType) -> np.ndarray:
-    """``values`` (float32: rows, row length) as the bytes of ``type_``, equal to llama.cpp's."""
-    if type_ is QuantType.F32:
-        return values.view(np.uint8)
-    if type_ is QuantType.F16:
-        return values.astype(np.float16).view(np.uint8)
-    return getattr(quants, type_.name).quantize_rows(values)
-
-
 def _plan(
     model_dir: Path,
     config: Mapping[str, Any],
@@ -194,10 +185,10 @@ def _check_shapes(model_dir: Path, model: Model, checkpoint: Checkpoint) -> None
             )
 
 
-def _encoded(checkpoint: Checkpoint, plans: tuple[TensorPlan, ...]) -> Iterator[bytes]:
+def _encoded(checkpoint: Checkpoint, plans: tuple[TensorPlan, ...]) -> Iterator[bytes | memoryview]:
     """The data of all tensors in order; a few chunks are in work at a time."""
     threads = usable_cores()
-    pending: deque[Future[bytes]] = deque()
+    pending: deque[Future[bytes | memoryview]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for plan, start, stop in _chunks(plans):
@@ -218,16 +209,20 @@ def _chunks(plans: tuple[TensorPlan, ...]) -> Iterator[tuple[TensorPlan, int, in
             yield plan, start, min(start + step, plan.rows)
 
 
-def _encode_rows(checkpoint: Checkpoint, plan: TensorPlan, start: int, stop: int) -> bytes:
+def _encode_rows(checkpoint: Checkpoint, plan: TensorPlan, start: int, stop: int) -> bytes | memoryview:
     """The bytes of these rows, padded to the alignment where they end the tensor."""
     values = checkpoint.rows(plan.hf_name, start, stop)
     if not np.isfinite(values).all():
         raise UsageError(f"{plan.hf_name} holds NaN or infinity; train or save the model again.")
     values = plan.layout.stored(values)
-    if plan.type is QuantType.F16 and np.abs(values).max() > np.finfo(np.float16).max:
-        raise UsageError(f"{plan.gguf_name} holds {np.abs(values).max():.4g}, beyond f16; choose bf16 or q8_0.")
-    data = encode(values, plan.type).tobytes()
-    return data + bytes(_aligned(plan.nbytes) - plan.nbytes) if stop == plan.rows else data
+    try:
+        data = encode(values, plan.type).data
+    except OverflowError:
+        raise UsageError(
+            f"{plan.gguf_name} holds {np.abs(values).max():.4g}, beyond {plan.type}; choose bf16 or f32."
+        ) from None
+    padding = _aligned(plan.nbytes) - plan.nbytes if stop == plan.rows else 0
+    return bytes(data) + bytes(padding) if padding else data
 
 
 def _tensor_headers(plans: tuple[TensorPlan, ...]) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
