@@ -5,7 +5,7 @@ threads do not wait for each other. Format: https://huggingface.co/docs/safetens
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -72,6 +72,17 @@ class Checkpoint:
     def close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
+
+    def rename(self, name_of: Callable[[str], str | None]) -> None:
+        """Give each tensor the name that ``name_of`` makes of its own; None leaves it out."""
+        renamed: dict[str, StoredTensor] = {}
+        for name, tensor in self.tensors.items():
+            if (new := name_of(name)) is None:
+                continue
+            if new in renamed:
+                raise UsageError(f"{new} is in the checkpoint under two names, {name} among them; save it again.")
+            renamed[new] = tensor
+        self.tensors = renamed
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` of a matrix, or that part of a vector as one row, in float32."""

@@ -83,24 +83,27 @@ def ggml_type(type_: QuantType) -> GGMLQuantizationType:
     return GGMLQuantizationType[type_.name]
 
 
-def default_embedding(weights: QuantType) -> QuantType:
-    """The type that llama-quantize gives a tied embedding whose rows are no multiple of 256."""
+def default_output(weights: QuantType) -> QuantType:
+    """The type that llama-quantize gives an output matrix, a tied embedding included, of rows no multiple of 256."""
     return QuantType.Q8_0 if weights.is_block_type else weights
 
 
 def plan_types(model: Model, *, weights: QuantType, embedding: QuantType | None = None) -> dict[str, TensorPlan]:
     """Hugging Face name -> plan of every tensor of ``model``, in the order of the file.
 
-    Vectors and norms stay float32, the embedding and an output matrix of its own get ``embedding`` (None:
-    :func:`default_embedding`), all else ``weights``. Raises UsageError for rows that blocks do not divide.
+    Vectors and norms stay float32, the embedding and an output matrix of its own get ``embedding`` (None: as
+    llama-quantize does), all else ``weights``. Raises UsageError for rows that blocks do not divide.
     """
+    output = EMBEDDING if model.tied else OUTPUT
     plans = {}
     for name, shape in model.tensor_shapes.items():
         target = model.gguf_name(name)
         if len(shape) == 1 or is_norm(name):
             type_ = QuantType.F32
-        elif name in (EMBEDDING, OUTPUT):
-            type_ = embedding or default_embedding(weights)
+        elif embedding and name in (EMBEDDING, OUTPUT):
+            type_ = embedding
+        elif name == output:
+            type_ = default_output(weights)
         else:
             type_ = weights
         block, _ = GGML_QUANT_SIZES[ggml_type(type_)]

@@ -32,6 +32,11 @@ from tasks.gguf_export.metadata import sampling_entries
 from tasks.gguf_export.tokenizer_json import tokenizer_json
 from tasks.gguf_export.vocabulary import Vocabulary, check_pieces
 
+_KINDS: dict[GGUFValueType, tuple[type, str, float]] = {  # with the limit that a number is below
+    GGUFValueType.UINT32: (int, "a positive whole number", 2**31),
+    GGUFValueType.FLOAT32: (float, "a positive number", inf),
+    GGUFValueType.STRING: (str, "a text", inf),
+}
 _CHUNK_ELEMENTS = 1 << 22  # 16 MB of float32 at a time
 _SWITCHES = {  # of the tokenizer: what Gemma 3 has, and what llama.cpp takes where the file says nothing
     "add_bos_token": (True, True),
@@ -80,8 +85,9 @@ def read_model(file: GgufFile) -> Model:
     if architecture is None:
         supported = ", ".join(described.gguf for described in ARCHITECTURES)
         raise UsageError(f"{file.path} holds the architecture {shown(name)}; only {supported} can be imported.")
+    known = {f"{architecture.gguf}.{key.name}" for key in (*architecture.keys, *architecture.late_keys)}
     for key, value in file.metadata.items():
-        foreign = any(part in key for part in architecture.foreign_keys)
+        foreign = any(part in key for part in architecture.foreign_keys) and key not in known
         if key.startswith(f"{architecture.gguf}.") and foreign and value != "none":
             raise UsageError(f"{file.path} sets {shown(key)}, which the import does not support.")
     fields: Fields = {
@@ -235,10 +241,10 @@ def _read_number(file: GgufFile, architecture: Architecture, key: Key, fields: F
     value = file.metadata.get(name, key.default)
     if value is None and key.optional:
         return
-    whole = key.type is GGUFValueType.UINT32
-    if type(value) is not (int if whole else float) or not 0 < value < (2**31 if whole else inf):
-        kind = "whole number" if whole else "number"
-        raise UsageError(f"{file.path} has {name} = {shown(value)} where a positive {kind} belongs.")
+    kind, words, limit = _KINDS[key.type]
+    in_range = isinstance(value, str) or (value is not None and (0 < value < limit or (key.zero and value == 0)))
+    if type(value) is not kind or not in_range:
+        raise UsageError(f"{file.path} has {name} = {shown(value)} where {words} belongs.")
     if fields.setdefault(key.field, _shortest(value)) != _shortest(value):
         raise UsageError(f"{file.path} has {name} = {value!r}, which contradicts {key.field} = {fields[key.field]!r}.")
 

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict
 from deployment.prompt import Prompt, encode_prompt, require_turns
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.architectures import Model, describe
-from tasks.gguf_export.checkpoint import Checkpoint, read_json
+from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Model, text_name
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.reader import tensor_rows
+from tasks.gguf_export.source import Source, open_source
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ PARITY_TEXTS = (
 )
 
 _PARITY = "parity"
+_CHUNK_WEIGHTS = 1 << 22  # 16 MB of float32 at a time
 _KL_BOUND = {  # nats per next token, against the folder's float32 weights
     GGMLQuantizationType.F32: 0.001,
     GGMLQuantizationType.F16: 0.001,
@@ -93,11 +94,11 @@ def verify_gguf(
     from transformers import AutoTokenizer
 
     prompt = prompt or Prompt()
-    model = describe(read_json(model_dir / "config.json"))
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     require_turns(tokenizer, prompt)
-    with GgufFile(gguf) as file, Checkpoint(model_dir) as checkpoint:
-        checks = [_tensor_names(file, model), _tensor_errors(file, checkpoint, model), _stop_token(file, prompt)]
+    with GgufFile(gguf) as file, open_source(model_dir) as source:
+        model = source.model
+        checks = [_tensor_names(file, model), _tensor_errors(file, source), _stop_token(file, prompt)]
     with LlamaServer(gguf, prompt=prompt, threads=threads, slots=1) as server:
         texts = [*PARITY_TEXTS, *prompts]
         checks += [
@@ -161,19 +162,19 @@ def _tensor_names(file: GgufFile, model: Model) -> Check:
     return _at_most("missing or unknown tensors", len(different), 0, ", ".join(different[:3]))
 
 
-def _tensor_errors(file: GgufFile, checkpoint: Checkpoint, model: Model) -> Check:
+def _tensor_errors(file: GgufFile, source: Source) -> Check:
     """The worst error of any weight as a share of what its type allows."""
     worst, where = 0.0, ""
-    for name in model.tensor_shapes.keys() & checkpoint.tensors.keys():
-        if model.gguf_name(name) not in file.tensors:
+    for name in source.model.tensor_shapes:
+        if source.model.gguf_name(name) not in file.tensors:
             continue
-        tensor, layout = file.tensors[model.gguf_name(name)], model.layout(name)
-        start = 0
-        for found in tensor_rows(file, tensor.name, layout):
-            source = layout.stored(checkpoint.rows(name, start, start + len(found)))
-            start += len(found)
-            error = np.abs(layout.stored(found) - source)
-            allowed = error_bound(source, tensor.type)
+        tensor, layout = file.tensors[source.model.gguf_name(name)], source.model.layout(name)
+        step = layout.rows_at_once(max(1, _CHUNK_WEIGHTS // tensor.row_length))
+        for start in range(0, tensor.rows, step):
+            rows = start, min(start + step, tensor.rows)
+            expected = layout.stored(source.checkpoint.rows(name, *rows))
+            error = np.abs(file.rows(tensor.name, *rows) - expected)
+            allowed = error_bound(expected, tensor.type)
             share = float(np.max(error / np.maximum(allowed, np.finfo(np.float32).tiny)))
             if not share <= worst:  # NaN is the worst of all
                 worst, where = share, tensor.name
@@ -238,7 +239,12 @@ def _load_from_gguf(model: Any, file: GgufFile, described: Model) -> None:
     import torch
 
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for stored_name, parameter in model.named_parameters():
+            name = text_name(stored_name) if described.architecture.wrapper == model.config.model_type else stored_name
+            if name is None:
+                continue
+            if name == OUTPUT and described.tied:
+                name = EMBEDDING
             start = 0
             rows = parameter.view(-1, parameter.shape[-1])
             for values in tensor_rows(file, described.gguf_name(name), described.layout(name)):

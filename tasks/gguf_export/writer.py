@@ -21,13 +21,13 @@ from yaml import YAMLError
 from registry.artifacts import atomic_file
 from registry.errors import UsageError
 from tasks.cores import usable_cores
-from tasks.gguf_export.architectures import OUTPUT, Model, describe
 from tasks.gguf_export.checkpoint import Checkpoint
 from tasks.gguf_export.container import ALIGNMENT, header_bytes
 from tasks.gguf_export.encode import encode
 from tasks.gguf_export.files import read_json, read_text
 from tasks.gguf_export.metadata import LICENCE_KEYS, metadata
 from tasks.gguf_export.plan import TensorPlan, ggml_type, plan_types
+from tasks.gguf_export.source import Source, open_source
 from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.quant.types import QuantType
 
@@ -100,9 +100,8 @@ def plan_export(
     chat_template: str | None = None,
 ) -> ExportPlan:
     """What :func:`export_gguf` with the same arguments will write; no weight is read for it."""
-    config = read_json(model_dir / "config.json")
-    with Checkpoint(model_dir) as checkpoint:
-        return _plan(model_dir, config, checkpoint, weights, embedding, provenance or {}, chat_template)
+    with open_source(model_dir) as source:
+        return _plan(source, weights, embedding, provenance or {}, chat_template)
 
 
 def export_gguf(
@@ -117,7 +116,8 @@ def export_gguf(
     """Write the model in ``model_dir`` as ``out``.
 
     Args:
-        model_dir: config.json, safetensors (single or sharded), tokenizer.json or tokenizer.model.
+        model_dir: config.json, safetensors (single or sharded), tokenizer.json or tokenizer.model; of a multimodal
+            model the text part is written.
         out: replaced once the new file is whole.
         weights: the type of all matrices but the embedding.
         embedding: the type of embedding and output matrix; None takes what llama-quantize does.
@@ -128,13 +128,12 @@ def export_gguf(
     Raises:
         UsageError: the folder is unsound, of another architecture, or computes what llama.cpp would not.
     """
-    config = read_json(model_dir / "config.json")
-    with Checkpoint(model_dir) as checkpoint:
-        plan = _plan(model_dir, config, checkpoint, weights, embedding, provenance or {}, chat_template)
+    with open_source(model_dir) as source:
+        plan = _plan(source, weights, embedding, provenance or {}, chat_template)
         digest = hashlib.sha256(plan.header)
         with atomic_file(out) as temporary, temporary.open("wb") as stream:
             stream.write(plan.header)
-            for chunk in _encoded(checkpoint, plan.tensors):
+            for chunk in _encoded(source.checkpoint, plan.tensors):
                 digest.update(chunk)
                 stream.write(chunk)
     return ExportReport(
@@ -147,42 +146,26 @@ def export_gguf(
 
 
 def _plan(
-    model_dir: Path,
-    config: Mapping[str, Any],
-    checkpoint: Checkpoint,
+    source: Source,
     weights: QuantType,
     embedding: QuantType | None,
     provenance: Mapping[str, str],
     chat_template: str | None,
 ) -> ExportPlan:
-    model = describe(config)
+    folder, model = source.folder, source.model
     if LICENCE_KEYS["license"] not in provenance:
-        provenance = {**provenance, **_card_licence(model_dir)}
-    _check_shapes(model_dir, model, checkpoint)
+        provenance = {**provenance, **_card_licence(folder)}
     plans = tuple(plan_types(model, weights=weights, embedding=embedding).values())
     entries = metadata(
         model,
-        load_vocabulary(model_dir, config),
+        load_vocabulary(folder, {**source.config, **model.fields}),
         weights=weights,
-        name=provenance.get("general.name", model_dir.resolve().name),
-        sampling=_optional_json(model_dir / "generation_config.json"),
-        chat_template=chat_template or _chat_template(model_dir),
+        name=provenance.get("general.name", folder.resolve().name),
+        sampling=_optional_json(folder / "generation_config.json"),
+        chat_template=chat_template or _chat_template(folder),
         provenance=provenance,
     )
     return ExportPlan(tensors=plans, header=header_bytes(entries, _tensor_headers(plans)))
-
-
-def _check_shapes(model_dir: Path, model: Model, checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that has not exactly the tensors that its config.json asks for."""
-    copy = OUTPUT if model.tied else None  # some tools save the embedding once more under this name
-    found = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if name != copy}
-    expected = model.tensor_shapes
-    for name in [*expected, *found]:
-        if found.get(name) != expected.get(name):
-            raise UsageError(
-                f"{model_dir} has {name} of shape {found.get(name)} where its config.json asks for "
-                f"{expected.get(name)}."
-            )
 
 
 def _encoded(checkpoint: Checkpoint, plans: tuple[TensorPlan, ...]) -> Iterator[bytes | memoryview]:

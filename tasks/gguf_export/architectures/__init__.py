@@ -1,5 +1,8 @@
 """The architectures that go through this exporter; one description each, found by config.json or by GGUF file."""
 
+import re
+from collections.abc import Mapping
+
 from registry.errors import UsageError
 from tasks.gguf_export.architectures.base import (
     EMBEDDING,
@@ -30,9 +33,15 @@ __all__ = [
     "architecture_of_file",
     "describe",
     "is_norm",
+    "text_config",
+    "text_name",
 ]
 
 ARCHITECTURES = (GEMMA3,)
+_OUTER = ("tie_word_embeddings", "quantization_config", "bos_token_id", "eos_token_id", "pad_token_id")
+_TEXT_PART = re.compile(
+    r"(?:language_model\.model|model\.language_model|(?P<head>(?:language_model\.)?lm_head))\.(?P<rest>.+)"
+)
 
 
 def describe(config: Config) -> Model:
@@ -40,12 +49,39 @@ def describe(config: Config) -> Model:
 
     Raises UsageError for another architecture, or where llama.cpp would compute something else.
     """
+    config = text_config(config)
     model_type = config.get("model_type")
     for architecture in ARCHITECTURES:
         if architecture.model_type == model_type:
             return Model(architecture, architecture.fields(config))
     supported = ", ".join(architecture.model_type for architecture in ARCHITECTURES)
     raise UsageError(f"the model type is {shown(model_type)}; only {supported} can be converted.")
+
+
+def text_config(config: Config) -> Config:
+    """The config of a multimodal model's text part; any other config as it is."""
+    for architecture in ARCHITECTURES:
+        if config.get("model_type") == architecture.wrapper is not None:
+            inner = config.get("text_config")
+            if (
+                not isinstance(inner, Mapping)
+                or inner.get("model_type", architecture.model_type) != architecture.model_type
+            ):
+                raise UsageError(
+                    f"config.json of a {architecture.wrapper} has no text_config of {architecture.model_type}."
+                )
+            outer = {key: value for key, value in config.items() if key in _OUTER}
+            return {**inner, **outer, "model_type": architecture.model_type}
+    return config
+
+
+def text_name(hf_name: str) -> str | None:
+    """The name that a tensor of a multimodal model has in its text part alone; None for one of another part.
+
+    Older checkpoints say ``language_model.model.layers``, newer ones ``model.language_model.layers``.
+    """
+    match = _TEXT_PART.fullmatch(hf_name)
+    return match and f"{'lm_head' if match['head'] else 'model'}.{match['rest']}"
 
 
 def architecture_of_file(name: object) -> Architecture | None:

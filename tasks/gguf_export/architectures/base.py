@@ -34,6 +34,7 @@ class Key:
     """A number of the model under its GGUF name, less the architecture's prefix, and under that of ``Fields``.
 
     ``optional``: written only where the fields have it. ``default``: what llama.cpp takes where a file lacks it.
+    ``zero``: 0 is a value too.
     """
 
     name: str
@@ -41,29 +42,34 @@ class Key:
     type: GGUFValueType = GGUFValueType.UINT32
     optional: bool = False
     default: float | None = None
+    zero: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file stores a tensor: its values plus ``offset``, and each head's rows in the order of GGUF's rotation.
+    """How a file stores a tensor: its values plus ``offset``, times ``factor``, and each head's rows in the order of
+    GGUF's rotation.
 
     ``head_rows`` above 1 is how many rows a head has. Hugging Face rotates the first half of them against the second,
     GGUF's llama every even row against the next, so the file holds rows 0, n / 2, 1, n / 2 + 1 and so on.
     """
 
     offset: float = 0.0
+    factor: float = 1.0
     head_rows: int = 1
 
     def stored(self, values: np.ndarray) -> np.ndarray:
         """Rows of the checkpoint, whole heads of them, as in the file."""
         if self.head_rows > 1:
             values = self._heads(values, 2, self.head_rows // 2)
-        return values + np.float32(self.offset) if self.offset else values
+        values = values + np.float32(self.offset) if self.offset else values
+        return values * np.float32(self.factor) if self.factor != 1 else values
 
     def original(self, values: np.ndarray) -> np.ndarray:
         """Rows of the file, whole heads of them, as in the checkpoint."""
         if self.head_rows > 1:
             values = self._heads(values, self.head_rows // 2, 2)
+        values = values / np.float32(self.factor) if self.factor != 1 else values
         return values - np.float32(self.offset) if self.offset else values
 
     def rows_at_once(self, wanted: int) -> int:
@@ -87,10 +93,11 @@ class Architecture:
         keys, late_keys: those before and after general.file_type, in upstream's order.
         fields: config.json checked and reduced; raises UsageError where llama.cpp would compute another function.
         config: the way back from fields; without what is the same for all.
-        tied: whether the output matrix is always the embedding; else config.json says it.
+        wrapper: model_type of the multimodal models whose text part this is.
         norm_offset: what the model adds to a norm's weight before it multiplies.
+        norm_factors: norm of a layer -> what its weights are multiplied by, for llama.cpp to compute the same.
         rotated: tensor of a layer -> field with its number of heads, where GGUF orders the rows of a head otherwise.
-        foreign_keys: parts of keys that change the function and are not read back.
+        foreign_keys: parts of keys that change the function and, unless they are among ``keys``, are not read back.
     """
 
     model_type: str
@@ -102,10 +109,11 @@ class Architecture:
     late_keys: tuple[Key, ...] = ()
     fields: Callable[[Config], Fields]
     config: Callable[[Fields], dict[str, Any]]
-    tied: bool = False
+    wrapper: str | None = None
     norm_offset: float = 0.0
+    norm_factors: Callable[[Fields], Mapping[str, float]] = lambda _: {}
     rotated: Mapping[str, str] = field(default_factory=dict)
-    foreign_keys: tuple[str, ...] = ("rope.scaling.", "logit_softcapping", "attention.causal")
+    foreign_keys: tuple[str, ...] = ("rope.scal", "sliding_window_pattern", "logit_softcapping", "attention.causal")
 
     @cached_property
     def _from_gguf(self) -> dict[str, str]:
@@ -145,10 +153,10 @@ class Model:
     def gguf_name(self, hf_name: str) -> str:
         return self.architecture.gguf_name(hf_name)
 
-    @cached_property
+    @property
     def tied(self) -> bool:
         """Whether the embedding is also the output matrix."""
-        return self.architecture.tied or self.fields["tie_word_embeddings"]
+        return self.fields["tie_word_embeddings"]
 
     @cached_property
     def tensor_shapes(self) -> dict[str, Shape]:
@@ -168,9 +176,10 @@ class Model:
 
     def layout(self, hf_name: str) -> Layout:
         """How the file stores a tensor."""
-        if is_norm(hf_name):
-            return Layout(offset=self.architecture.norm_offset)
         match = _HF_LAYER.fullmatch(hf_name)
+        if is_norm(hf_name):
+            factors = self.architecture.norm_factors(self.fields)
+            return Layout(offset=self.architecture.norm_offset, factor=factors.get(match[2], 1.0) if match else 1.0)
         heads = self.architecture.rotated.get(match[2]) if match else None
         return Layout(head_rows=self.tensor_shapes[hf_name][0] // self.fields[heads]) if heads else Layout()
 

@@ -91,8 +91,10 @@ def _rewritten(source: Path, target: Path, change: dict[str, object], drop: str 
         ({"gemma3.block_count": 8}, r"blk\.7\."),
         ({"gemma3.embedding_length": 128}, r"token_embd\.weight of shape \(416, 64\)"),
         ({"gemma3.attention.layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon"),
-        ({"gemma3.rope.scaling.factor": 8.0}, "rope.scaling.factor"),
-        ({"gemma3.final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"gemma3.rope.scaling.type": "yarn"}, "'yarn'"),
+        ({"gemma3.rope.scaling.attn_factor": 8.0}, "rope.scaling.attn_factor"),
+        ({"gemma3.rope.scale_linear": 8.0}, "rope.scale_linear"),
+        ({"gemma3.attn_logit_softcapping": 30.0}, "attn_logit_softcapping"),
     ],
 )
 def test_a_file_that_is_no_gemma_3_is_refused_and_nothing_is_written(

@@ -34,6 +34,10 @@ UPSTREAM_KEYS = [
 ]
 
 
+def _types(letters: str) -> list[str]:
+    return [{"s": "sliding_attention", "f": "full_attention"}[letter] for letter in letters]
+
+
 def _copy(folder: Path, target: Path) -> Path:
     return Path(shutil.copytree(folder, target / "model"))
 
@@ -162,16 +166,27 @@ def test_half_precision_checkpoints_are_read_exactly(tiny_gemma: Path, tmp_path:
     ("change", "reason"),
     [
         ({"model_type": "llama"}, "only gemma3_text"),
-        ({"layer_types": ["full_attention"] * 7}, "five sliding_attention and one full_attention"),
-        ({"sliding_window_pattern": 2}, "five sliding_attention and one full_attention"),
-        ({"query_pre_attn_scalar": 64}, "query_pre_attn_scalar is 64"),
+        ({"layer_types": _types("sfssfss")}, "no other order"),
+        ({"layer_types": _types("fsfsfsf")}, "no other order"),
+        ({"layer_types": _types("sssssf")}, "no other order"),
+        ({"layer_types": "full_attention"}, "no other order"),
+        ({"layer_types": None, "sliding_window_pattern": 0}, "sliding_window_pattern = 0"),
+        ({"sliding_window": None}, "sliding_window = None"),
+        ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar = 0"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
-        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"tie_word_embeddings": False}, r"lm_head\.weight of shape None"),
+        ({"final_logit_softcapping": -30.0}, "final_logit_softcapping"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_activation": "silu"}, "hidden_activation"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}}, "rope_parameters"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 8.0}}}, "only rope_type linear"),
+        ({"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 8.0}}}, "only rope_type linear"),
+        ({"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5}}}, "only rope_type linear"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, "rope factor = None"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "rope_parameters of other layers"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "only rope_type linear"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "only rope_type linear"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
         ({"num_hidden_layers": 513}, "num_hidden_layers"),
         ({"hidden_size": "64"}, "hidden_size = '64'"),

@@ -1,0 +1,73 @@
+"""A Hugging Face folder as a file is made of it: the text part's config, its model and its tensors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from registry.errors import UsageError
+from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Config, Model, describe, text_config, text_name
+from tasks.gguf_export.checkpoint import Checkpoint
+from tasks.gguf_export.files import read_json
+
+_ROWS_AT_ONCE = 256  # of the embedding, whose rows are long
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    folder: Path
+    config: Config
+    model: Model
+    checkpoint: Checkpoint  # exactly the tensors of ``model``
+
+
+@contextmanager
+def open_source(folder: Path) -> Iterator[Source]:
+    """The model in ``folder``, open while the ``with`` block runs.
+
+    Raises UsageError where a file is unsound, the architecture another, the model one that llama.cpp would not compute,
+    or the checkpoint without exactly the tensors that config.json asks for.
+    """
+    whole = read_json(folder / "config.json")
+    config = text_config(whole)
+    model = describe(config)
+    with Checkpoint(folder) as checkpoint:
+        if config is not whole:
+            checkpoint.rename(text_name)
+        model = _tied_as_stored(model, checkpoint)
+        _check_shapes(folder, model, checkpoint)
+        yield Source(folder=folder, config=config, model=model, checkpoint=checkpoint)
+
+
+def _tied_as_stored(model: Model, checkpoint: Checkpoint) -> Model:
+    """As transformers loads it: an output matrix in the checkpoint counts, whatever config.json says, unless it is the
+    embedding once more."""
+    if OUTPUT not in checkpoint.tensors:
+        return model
+    tied = _same(checkpoint, OUTPUT, EMBEDDING)
+    if tied:
+        checkpoint.rename(lambda name: None if name == OUTPUT else name)
+    return replace(model, fields={**model.fields, "tie_word_embeddings": tied})
+
+
+def _same(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    shape = checkpoint.tensors[one].shape
+    if other not in checkpoint.tensors or checkpoint.tensors[other].shape != shape:
+        return False
+    for start in range(0, shape[0], _ROWS_AT_ONCE):
+        rows = start, min(start + _ROWS_AT_ONCE, shape[0])
+        if not np.array_equal(checkpoint.rows(one, *rows), checkpoint.rows(other, *rows)):
+            return False
+    return True
+
+
+def _check_shapes(folder: Path, model: Model, checkpoint: Checkpoint) -> None:
+    found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    expected = model.tensor_shapes
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            raise UsageError(
+                f"{folder} has {name} of shape {found.get(name)} where its config.json asks for {expected.get(name)}."
+            )
