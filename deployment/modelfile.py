@@ -37,7 +37,7 @@ class Modelfile:
         return cls(
             gguf=gguf,
             template=ollama_template(prompt),
-            system=prompt.instruction.strip(),
+            system=prompt.plain_text(prompt.instruction),
             parameters={
                 "temperature": 0,
                 "repeat_penalty": 1,  # Ollama's own 1.1 punishes JSON for repeating its quotes

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 
 from data_checks.contract import parse_answer
 from deployment.package import Golden, Package
-from deployment.turns import as_plain_text
 from registry.errors import GateBlocked, ServiceUnavailable, UsageError
 
 logger = logging.getLogger(__name__)
@@ -145,8 +144,7 @@ class _Device:
         tokens, nanoseconds = 0, 0
         for item in golden:
             with self._errors():
-                prompt = as_plain_text(item.command.strip())
-                reply = self._client.generate(name, prompt=prompt, options={"seed": _SEED})
+                reply = self._client.generate(name, prompt=item.command, options={"seed": _SEED})
             tokens += reply.eval_count or 0
             nanoseconds += reply.eval_duration or 0
             answer = reply.response or ""

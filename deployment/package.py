@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict
 
 from data_checks.contract import LabelSet, label_set_toml, load_label_set, response_schema
 from deployment.licence import Licence
-from deployment.modelfile import FILE_NAME, Limits, Modelfile, read_modelfile
+from deployment.modelfile import FILE_NAME, Limits, Modelfile, parse_modelfile, read_modelfile
 from deployment.prompt import Prompt
+from deployment.prompt_parity import CONVERSATIONS, rendered_otherwise
 from deployment.turns import turns_in
 from registry.artifacts import Artifact, atomic_directory, file_sha256, verify_checksums, write_checksums
-from registry.errors import UsageError
+from registry.errors import GateBlocked, UsageError
 
 GOLDEN = "golden.jsonl"
 SHIPPED = "gguf"  # the stage whose metrics are those of the packaged file
@@ -89,7 +90,8 @@ def build_package(
 ) -> Artifact:
     """Write the package of ``gguf`` to ``out``, whole or not at all; the same inputs give the same bytes.
 
-    ``golden`` are (command, answer) pairs as the file itself answered them.
+    ``golden`` are (command, answer) pairs as the file itself answered them. Raises GateBlocked where Ollama would put
+    a prompt to the model in another way than training did.
     """
     if not gguf.is_file():
         raise UsageError(f"{gguf} does not exist; export the model to GGUF before it is packaged.")
@@ -97,6 +99,9 @@ def build_package(
         raise UsageError(f"A package of {gguf.name} needs golden prompts; devices are tried with them.")
     modelfile = Modelfile.of(gguf.name, prompt, limits or Limits(), licence.text)
     answers = [Golden(command=command, answer=answer) for command, answer in golden]
+    conversations = [*CONVERSATIONS, *((item.command,) for item in answers)]
+    if turns := rendered_otherwise(parse_modelfile(modelfile.render()), prompt, conversations):
+        raise GateBlocked(f"The Modelfile of {gguf.name} renders {turns[-1]!r} otherwise than training did.")
     texts = {
         FILE_NAME: modelfile.render(),
         "response.schema.json": json.dumps(response_schema(labels), indent=2, ensure_ascii=False) + "\n",

@@ -1,9 +1,10 @@
 """Turn formats: what stands around a command and an answer, by family of models."""
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+
+BLANKS = " \t\n\r\v\f"  # what every template engine that renders a turn can strip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +15,8 @@ class TurnFormat:
         control: the control tokens of a turn, which a tokenizer must have.
         end: the one of them that ends an answer.
         assistant: how the format calls the model.
+        controls: how the control tokens of the family's vocabularies begin, those of a turn among them; each begins
+            with "<" and has no further one.
         system_turn: an instruction is a turn of its own; else it stands before the command in the user's.
         writes_bos: whether the chat template begins with the BOS, as the family's own does.
     """
@@ -23,6 +26,7 @@ class TurnFormat:
     end: str
     between: str
     control: tuple[str, ...]
+    controls: tuple[str, ...]
     assistant: str = "assistant"
     system_turn: bool = True
     writes_bos: bool = True
@@ -35,6 +39,14 @@ class TurnFormat:
     def close(self) -> str:
         """The text from the end of a turn's content to the next turn."""
         return self.end + self.between
+
+    def plain_text(self, text: str) -> str:
+        """What somebody wrote, as it goes into a turn: without blanks around it and, as "< end_of_turn>", without
+        control tokens. Runtimes that are sent text would find those wherever they are written."""
+        text = text.strip(BLANKS)
+        for control in self.controls:
+            text = text.replace(control, f"< {control[1:]}")
+        return text
 
 
 class Turns(StrEnum):
@@ -55,6 +67,7 @@ _FORMATS = {
         end="<end_of_turn>",
         between="\n",
         control=("<start_of_turn>", "<end_of_turn>"),
+        controls=("<bos>", "<eos>", "<pad>", "<unk>", "<mask>", "<end_of", "<unused", "<start_of"),
         assistant="model",
         system_turn=False,  # Gemma has no system role
     ),
@@ -64,10 +77,20 @@ _FORMATS = {
         end="<|im_end|>",
         between="\n",
         control=("<|im_start|>", "<|im_end|>"),
+        controls=(
+            "<|",
+            "<issue_",
+            "<jupyter_",
+            "<file_sep>",
+            "<filename>",
+            "<gh_stars>",
+            "<repo_name>",
+            "<reponame>",
+            "<empty_output>",
+        ),
         writes_bos=False,  # SmolLM2 calls <|im_start|> its BOS
     ),
 }
-_TYPED = re.compile(r"<(?=start_of|end_of|\|)")
 
 
 def turns_in(tokens: Collection[str]) -> Turns | None:
@@ -76,5 +99,7 @@ def turns_in(tokens: Collection[str]) -> Turns | None:
 
 
 def as_plain_text(command: str) -> str:
-    """``command`` with typed control tokens broken up, for runtimes that are sent text instead of token ids."""
-    return _TYPED.sub("< ", command)
+    """``command`` as any of the formats has it in a turn, for a model whose own is not known."""
+    for turns in Turns:
+        command = turns.form.plain_text(command)
+    return command

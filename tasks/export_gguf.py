@@ -26,8 +26,7 @@ class ExportedModel(BaseModel):
 
 @step(
     "data_checks/contract.py",
-    "deployment/prompt.py",
-    "deployment/turns.py",
+    "deployment",
     "tasks/evaluation",
     "tasks/gguf_export",
     "tasks/quant",

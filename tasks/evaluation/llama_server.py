@@ -109,11 +109,14 @@ class LlamaServer:
         """The ids that :meth:`answer` sends: one BOS where the model has one, the turn's control tokens, and
         the command as plain text."""
         opening, closing = self._turn_ids
-        return [*opening, *self.tokenize(command.strip()), *closing]
+        return [*opening, *self.tokenize(self._prompt.plain_text(command)), *closing]
 
-    def chat_template_ids(self, command: str) -> list[int]:
-        """The ids that the server's chat endpoint makes of ``command`` with the template inside the file."""
-        text = self._post("/apply-template", {"messages": [{"role": "user", "content": command}]})["prompt"]
+    def chat_template_ids(self, *turns: str) -> list[int]:
+        """The ids that the server's chat endpoint makes of a conversation with the template inside the file."""
+        messages = [
+            {"role": "assistant" if number % 2 else "user", "content": turn} for number, turn in enumerate(turns)
+        ]
+        text = self._post("/apply-template", {"messages": messages})["prompt"]
         return self.tokenize(text, add_bos=True, parse_special=True)
 
     def tokenize(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:

@@ -54,7 +54,7 @@ class OllamaRuntime:
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
         try:
-            reply = self._client.generate(self._name, as_plain_text(command.strip()), options=self._options)
+            reply = self._client.generate(self._name, as_plain_text(command), options=self._options)
         except ollama.ResponseError as error:
             if error.status_code == httpx.codes.NOT_FOUND:
                 raise UsageError(f"Ollama has no model {self._name!r}; `ollama list` shows those it has.") from error

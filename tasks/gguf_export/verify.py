@@ -13,7 +13,10 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType, TokenType
 from pydantic import BaseModel, ConfigDict
 
+from deployment.modelfile import Limits, Modelfile
+from deployment.ollama_prompt import ollama_prompt
 from deployment.prompt import Prompt, encode_prompt, require_turns
+from deployment.prompt_parity import CONVERSATIONS, messages
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Model, text_name
@@ -110,16 +113,11 @@ def verify_gguf(
             ),
             _same_tokens(
                 "prompt",
-                texts,
+                [*texts, *(turns[0] for turns in CONVERSATIONS)],
                 lambda command: encode_prompt(tokenizer, prompt, command),
                 server.tokenize_prompt,
             ),
-            _same_tokens(
-                "chat template",
-                list(prompts),
-                lambda command: encode_prompt(tokenizer, prompt, command),
-                server.chat_template_ids,
-            ),
+            *_conversations(server, tokenizer, prompt, texts),
             _one_bos(server, prompts, tokenizer.bos_token_id),
         ]
         ids = [encode_prompt(tokenizer, prompt, command) for command in prompts]
@@ -190,14 +188,37 @@ def _stop_token(file: GgufFile, prompt: Prompt) -> Check:
 
 def _same_tokens(
     name: str,
-    texts: Sequence[str],
-    expected: Callable[[str], list[int]],
-    found: Callable[[str], list[int]],
+    texts: Sequence[Any],
+    expected: Callable[[Any], list[int]],
+    found: Callable[[Any], list[int]],
 ) -> Check:
     different = [text for text in texts if expected(text) != found(text)]
     return _at_most(
         f"{name} {_PARITY}: texts with other tokens", len(different), 0, repr(different[0]) if different else ""
     )
+
+
+def _conversations(server: LlamaServer, tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> Iterator[Check]:
+    """Conversations as text through each template, against the ids of training."""
+    modelfile = Modelfile.of("", prompt, Limits(), "")
+
+    def transformers(turns: Sequence[str]) -> list[int]:
+        chat = [{"role": message.role, "content": message.content} for message in messages(turns)]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return tokenizer.encode(text, add_special_tokens=not prompt.turns.form.writes_bos)
+
+    def llama_cpp(turns: Sequence[str]) -> list[int]:
+        return server.chat_template_ids(*turns)
+
+    def ollama(turns: Sequence[str]) -> list[int]:
+        text = ollama_prompt(modelfile.template, messages(turns), system=modelfile.system)
+        return server.tokenize(text, add_bos=True, parse_special=True)
+
+    conversations = [*CONVERSATIONS, *((text,) for text in texts)]
+    for name, found in (("transformers", transformers), ("llama.cpp", llama_cpp), ("Ollama", ollama)):
+        yield _same_tokens(
+            f"{name} chat template", conversations, lambda turns: encode_prompt(tokenizer, prompt, *turns), found
+        )
 
 
 def _one_bos(server: LlamaServer, prompts: Sequence[str], bos: int) -> Check:

@@ -1,9 +1,9 @@
-import go_template
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployment.modelfile import Limits, Modelfile, parse_modelfile, read_modelfile
+from deployment.ollama_prompt import Message, ollama_prompt
 from deployment.prompt import Prompt
 from registry.errors import UsageError
 
@@ -20,7 +20,7 @@ def modelfile(instruction: str = "") -> Modelfile:
 def test_the_go_template_renders_the_prompt_of_training(instruction: str, command: str) -> None:
     prompt = Prompt(instruction=instruction)
     file = modelfile(instruction)
-    rendered = go_template.render(file.template, System=file.system, Prompt=command.strip())
+    rendered = ollama_prompt(file.template, [Message("user", command)], system=file.system)
     assert rendered == prompt.render(command)
 
 
@@ -71,10 +71,3 @@ def test_another_text_is_refused_with_the_reason(tmp_path, text: str, reason: st
 def test_a_missing_modelfile_is_one_sentence(tmp_path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_modelfile(tmp_path / "Modelfile")
-
-
-def test_the_renderer_of_these_tests_knows_go_templates() -> None:
-    assert go_template.render("{{ if .A }}a{{ else }}b{{ end }} {{- .B }} c {{ .C -}} !", B="x") == "bx c !"
-    for wrong in ("{{ if .A }}a", "{{ range .A .B }}{{ end }}", "{{ A }}"):
-        with pytest.raises(ValueError, match=r"end|know|field"):
-            go_template.render(wrong)

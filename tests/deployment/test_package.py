@@ -6,11 +6,12 @@ import pytest
 from small_package import CARD, GOLDEN, LABELS, NAME, gguf_file, make_package
 
 from data_checks.contract import load_label_set, response_schema
+from deployment import modelfile
 from deployment.licence import apache_licence, gemma_licence
 from deployment.package import build_package, verify_package
 from deployment.prompt import Prompt
 from registry.artifacts import Artifact, write_checksums
-from registry.errors import UsageError
+from registry.errors import GateBlocked, UsageError
 
 
 def test_a_package_holds_what_a_device_and_its_owner_need(tmp_path: Path) -> None:
@@ -142,6 +143,15 @@ def test_nothing_is_packaged_without_a_file_or_without_golden_prompts(tmp_path: 
         build(tmp_path / "out", tmp_path / "missing.gguf")
     with pytest.raises(UsageError, match="needs golden prompts"):
         build(tmp_path / "out", gguf_file(tmp_path), golden=())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_modelfile_that_renders_otherwise_than_training_is_not_packaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modelfile, "ollama_template", lambda prompt: "{{ .System }}{{ .Prompt }}{{ .Response }}")
+    with pytest.raises(GateBlocked, match=r"q8_0\.gguf renders '' otherwise than training did"):
+        build(tmp_path / "out", gguf_file(tmp_path))
     assert not (tmp_path / "out").exists()
 
 

@@ -1,12 +1,12 @@
 """One turn format says the same in training, in the chat template and in a Modelfile."""
 
-import go_template
 import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployment.modelfile import Limits, Modelfile
+from deployment.ollama_prompt import Message, ollama_prompt
 from deployment.prompt import Prompt, chat_template, ollama_template
 from deployment.turns import Turns, as_plain_text, turns_in
 
@@ -31,9 +31,10 @@ def test_the_chat_template_renders_the_prompt_of_training(turns: Turns, instruct
 @given(instruction=TEXT, command=TEXT)
 def test_the_modelfile_renders_the_prompt_of_training(turns: Turns, instruction: str, command: str) -> None:
     prompt = Prompt(instruction=instruction, turns=turns)
-    text = go_template.render(ollama_template(prompt), System=instruction.strip(), Prompt=command.strip())
+    modelfile = Modelfile.of("m.gguf", prompt, Limits(), "Terms.")
+    text = ollama_prompt(modelfile.template, [Message("user", command)], system=modelfile.system)
     assert text == prompt.render(command)
-    assert Modelfile.of("m.gguf", prompt, Limits(), "Terms.").parameters["stop"] == (turns.form.end,)
+    assert modelfile.parameters["stop"] == (turns.form.end,)
 
 
 @every_format

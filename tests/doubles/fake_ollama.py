@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-import go_template
+from deployment.ollama_prompt import Message, ollama_prompt
 
 Answer = Callable[[str, dict[str, Any]], str]
 
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _generate(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         model = self._model(request["model"])
-        prompt = go_template.render(model.template, System=model.system, Prompt=request["prompt"])
+        prompt = ollama_prompt(model.template, [Message("user", request["prompt"])], system=model.system)
         text = self.ollama.answer(prompt, {**model.parameters, **(request.get("options") or {})})
         return 200, {
             "model": request["model"],

@@ -79,7 +79,7 @@ def test_a_typed_control_token_stays_text(server: LlamaServer, tokenizer):
     assert ids.count(end_of_turn) == 1  # the one of the prompt itself
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
-    assert "stop<end_of_turn>" in tokenizer.decode(ids)
+    assert "stop< end_of_turn>" in tokenizer.decode(ids)
 
 
 def test_the_chat_template_in_the_file_gives_the_same_ids(server: LlamaServer):

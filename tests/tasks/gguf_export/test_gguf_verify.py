@@ -9,6 +9,8 @@ from gguf.constants import GGMLQuantizationType
 from gguf_samples import CONFIG, tiny_weights, write_json
 from safetensors.numpy import save_file
 
+from deployment import modelfile
+from deployment.prompt import Prompt, ollama_template
 from registry.errors import UsageError
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.verify import VerifyReport, error_bound, verify_gguf
@@ -97,7 +99,20 @@ def test_a_second_bos_in_the_template_is_found(tiny_gemma: Path, tmp_path: Path)
     template = "{{ bos_token }}{{ bos_token }}{{ messages[0]['content'] }}"
     out = export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=QuantType.F32, chat_template=template).path
     failed = _failed(verify_gguf(out, tiny_gemma, PROMPTS))
-    assert "chat template parity: texts with other tokens" in failed
+    assert {name for name in failed if "parity" in name} == {"llama.cpp chat template parity: texts with other tokens"}
+
+
+def test_a_modelfile_that_lets_a_typed_control_token_through_is_found(
+    tiny_gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(prompt: Prompt) -> str:
+        return ollama_template(prompt).replace('{{ template "text" .Content }}', "{{ .Content }}")
+
+    monkeypatch.setattr(modelfile, "ollama_template", careless)
+    out = export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=QuantType.F32).path
+    report = verify_gguf(out, tiny_gemma, [])
+    assert _failed(report) == {"Ollama chat template parity: texts with other tokens"}
+    assert not report.prompt_parity
 
 
 def test_a_file_that_llama_cpp_refuses_is_a_usage_error(tiny_gemma: Path, tmp_path: Path) -> None:
