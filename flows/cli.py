@@ -182,27 +182,42 @@ def repair_norms(
 
 @app.command()
 def convert(
-    hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder of a Gemma 3 text model.")],
+    hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder of a Gemma 3 text model, or LoRA adapter.")],
     out: Annotated[Path, typer.Argument(help="GGUF file to write.")],
     type_: Annotated[str, typer.Option("--type", help="Type of the matrices: f32, f16, bf16, q8_0, q5_1 … q4_0.")],
     embedding: Annotated[str | None, typer.Option(help="Type of the embedding; else as llama-quantize does.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of an adapter's base; else the one that it names.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show types and sizes, write nothing.")] = False,
     json_path: JsonOption = None,
 ) -> None:
-    """Convert a Hugging Face folder to GGUF."""
+    """Convert a Hugging Face folder, or a PEFT LoRA adapter, to GGUF."""
     from flows.console import console, plan_table
     from registry.artifacts import write_text
+    from registry.errors import UsageError
+    from tasks.gguf_export.adapter import adapter_type, export_adapter, is_adapter, plan_adapter
     from tasks.gguf_export.labels import quant_type
     from tasks.gguf_export.writer import export_gguf, plan_export
 
-    weights, embedding_type = quant_type(type_, hf_dir), quant_type(embedding, hf_dir) if embedding else None
+    adapter = is_adapter(hf_dir)
+    if embedding if adapter else base:
+        raise UsageError(f"--{'embedding is for whole models' if adapter else 'base is for adapters'}; omit it.")
+    weights = adapter_type(type_) if adapter else quant_type(type_, hf_dir)
+    embedding_type = quant_type(embedding, hf_dir) if embedding else None
     if plan:
-        planned = plan_export(hf_dir, weights=weights, embedding=embedding_type)
+        planned = (
+            plan_adapter(hf_dir, weights=weights, base=base)
+            if adapter
+            else plan_export(hf_dir, weights=weights, embedding=embedding_type)
+        )
         if json_path:
             write_text(json_path, planned.to_json())
         console.print(plan_table(planned))
         return
-    report = export_gguf(hf_dir, out, weights=weights, embedding=embedding_type)
+    report = (
+        export_adapter(hf_dir, out, weights=weights, base=base)
+        if adapter
+        else export_gguf(hf_dir, out, weights=weights, embedding=embedding_type)
+    )
     if json_path:
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
     types = ", ".join(f"{count} {name}" for name, count in report.types.items())

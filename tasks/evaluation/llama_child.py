@@ -24,6 +24,8 @@ _ERRORS_ONLY = 1  # llama.cpp's verbosity: 1 errors, 2 warnings, 3 information
 def _parameters(options: dict[str, Any]) -> xllamacpp.CommonParams:
     params = xllamacpp.CommonParams()
     params.model.path = options["gguf"]
+    if options["adapter"]:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(options["adapter"])]
     params.n_parallel = options["slots"]
     params.n_ctx = options["slots"] * options["context"]  # the server divides it among the slots
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options["threads"]

@@ -33,7 +33,7 @@ _STOP_TIMEOUT = 5.0  # seconds from closing the child's input to killing it
 
 
 class LlamaServer:
-    """A GGUF file served on 127.0.0.1 while the ``with`` block runs.
+    """A GGUF file, with a LoRA ``adapter`` over it where one is given, served on 127.0.0.1 in the ``with`` block.
 
     The KV cache holds ``slots * context`` tokens. With ``schema``, answers are constrained to that JSON
     Schema; ``parameters`` are llama.cpp's own, by their names in xllamacpp's ``CommonParams``, such as
@@ -55,9 +55,11 @@ class LlamaServer:
         max_new_tokens: int = 256,
         schema: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] = MappingProxyType({}),
+        adapter: Path | None = None,
     ) -> None:
-        if not gguf.is_file():
-            raise UsageError(f"{gguf} is not a file; give the path of a GGUF file.")
+        for path in (gguf, adapter):
+            if path and not path.is_file():
+                raise UsageError(f"{path} is not a file; give the path of a GGUF file.")
         self._gguf = gguf
         self._prompt = prompt
         self._threads = threads
@@ -66,10 +68,12 @@ class LlamaServer:
         self._max_new_tokens = max_new_tokens
         self._schema = schema
         self._parameters = parameters
+        self._adapter = adapter
 
     def __enter__(self) -> Self:
         options = {
             "gguf": str(self._gguf),
+            "adapter": str(self._adapter) if self._adapter else "",
             "threads": self._threads,
             "slots": self._slots,
             "context": self._context,

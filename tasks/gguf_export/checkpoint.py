@@ -48,16 +48,16 @@ class StoredTensor:
 
 
 class Checkpoint:
-    """The tensors of ``model_dir``, open while the ``with`` block runs.
+    """The tensors of ``model_dir``, or of one ``file`` in it, open while the ``with`` block runs.
 
     Raises UsageError where a file is missing, cut short or malformed.
     """
 
-    def __init__(self, model_dir: Path) -> None:
+    def __init__(self, model_dir: Path, file: str | None = None) -> None:
         self.tensors: dict[str, StoredTensor] = {}
         self._descriptors: list[int] = []
         try:
-            for path in _weight_files(model_dir):
+            for path in [model_dir / file] if file else _weight_files(model_dir):
                 self._open(path)
         except BaseException:
             self.close()

@@ -6,7 +6,7 @@ Nothing lies under the final name before the whole file does.
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -130,12 +130,17 @@ def export_gguf(
     """
     with open_source(model_dir) as source:
         plan = _plan(source, weights, embedding, provenance or {}, chat_template)
-        digest = hashlib.sha256(plan.header)
-        with atomic_file(out) as temporary, temporary.open("wb") as stream:
-            stream.write(plan.header)
-            for chunk in _encoded(source.checkpoint, plan.tensors):
-                digest.update(chunk)
-                stream.write(chunk)
+        return write_export(out, plan, source.checkpoint)
+
+
+def write_export(out: Path, plan: ExportPlan, checkpoint: Checkpoint) -> ExportReport:
+    """Write what was planned for the tensors of ``checkpoint``; ``out`` is replaced once the new file is whole."""
+    digest = hashlib.sha256(plan.header)
+    with atomic_file(out) as temporary, temporary.open("wb") as stream:
+        stream.write(plan.header)
+        for chunk in _encoded(checkpoint, plan.tensors):
+            digest.update(chunk)
+            stream.write(chunk)
     return ExportReport(
         path=out,
         sha256=digest.hexdigest(),
@@ -165,7 +170,7 @@ def _plan(
         chat_template=chat_template or _chat_template(folder),
         provenance=provenance,
     )
-    return ExportPlan(tensors=plans, header=header_bytes(entries, _tensor_headers(plans)))
+    return ExportPlan(tensors=plans, header=header_bytes(entries, tensor_headers(plans)))
 
 
 def _encoded(checkpoint: Checkpoint, plans: tuple[TensorPlan, ...]) -> Iterator[bytes | memoryview]:
@@ -208,7 +213,8 @@ def _encode_rows(checkpoint: Checkpoint, plan: TensorPlan, start: int, stop: int
     return bytes(data) + bytes(padding) if padding else data
 
 
-def _tensor_headers(plans: tuple[TensorPlan, ...]) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
+def tensor_headers(plans: Sequence[TensorPlan]) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
+    """What :func:`header_bytes` needs to know of tensors that follow each other."""
     offset = 0
     for plan in plans:
         yield plan.gguf_name, plan.shape, ggml_type(plan.type), offset

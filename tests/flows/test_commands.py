@@ -188,6 +188,27 @@ def test_convert_plans_the_very_file_that_it_then_writes(
     assert out.stat().st_size == json.loads(plan.read_text())["bytes"]
 
 
+def test_convert_writes_an_adapter_and_wants_its_base(gemmill: Gemmill, tiny_model_dir: Path, tmp_path: Path) -> None:
+    adapter, out = tmp_path / "adapter", tmp_path / "adapter.gguf"
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "lora_alpha": 8, "base_model_name_or_path": "google/gemma-3-270m"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    module = "base_model.model.model.layers.0.mlp.up_proj"
+    matrices = {f"{module}.lora_A.weight": np.ones((4, 64)), f"{module}.lora_B.weight": np.ones((128, 4))}
+    save_file(
+        {name: matrix.astype(np.float32) for name, matrix in matrices.items()}, adapter / "adapter_model.safetensors"
+    )
+    without = gemmill("convert", adapter, out, "--type", "f16")
+    without.assert_refused(2, "which is no Hugging Face folder here; name it with --base")
+    named = ["--type", "f16", "--base", tiny_model_dir]
+    gemmill("convert", adapter, out, *named, "--embedding", "f16").assert_refused(2, "--embedding is for whole models")
+    gemmill("convert", tiny_model_dir, out, *named).assert_refused(2, "--base is for adapters")
+    planned = gemmill("convert", adapter, out, *named, "--plan")
+    assert "blk.0.ffn_up.weight.lora_a" in planned.out and not out.exists()
+    written = gemmill("convert", adapter, out, *named)
+    assert written.code == 0 and "tensors: 2 f16" in written.out
+
+
 def test_import_brings_back_the_weights_that_the_file_holds(
     gemmill: Gemmill, tiny_model_dir: Path, gguf: Path, tmp_path: Path
 ) -> None:
