@@ -40,6 +40,7 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev $(VENV)/.installed-bench
 	$(BIN)/python -m tests.benchmarks.bench_inspect $(MODELS)
+	$(if $(filter %.gguf,$(MODELS)),$(BIN)/python -m tests.benchmarks.bench_import $(filter %.gguf,$(MODELS)))
 	$(if $(filter %.gguf,$(MODELS)),$(BIN)/python -m tests.benchmarks.bench_device $(filter %.gguf,$(MODELS)))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_distill $(BASE))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_training $(BASE))

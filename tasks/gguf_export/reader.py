@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,13 +67,15 @@ def import_gguf(gguf: Path, out_dir: Path) -> None:
             _tokenizer_config(file, config, vocabulary),
             _generation_config(file, config),
         )
-        tokenizer = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False)
-        with atomic_directory(out_dir) as folder:
-            _write_weights(file, model, folder / "model.safetensors")
+        with atomic_directory(out_dir) as folder, ThreadPoolExecutor(1) as pool:
+            # numpy and the disk leave the interpreter to the merges of the tokenizer, which take as long
+            weights = pool.submit(_write_weights, file, model, folder / "model.safetensors")
             _write_json(folder / "config.json", config)
             _write_json(folder / "generation_config.json", generation_config)
             _write_json(folder / "tokenizer_config.json", tokenizer_config)
+            tokenizer = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False)
             (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+            weights.result()
 
 
 def read_model(file: GgufFile) -> Model:

@@ -51,6 +51,28 @@ def test_a_file_of_the_gguf_package_reads_back(reference: Path) -> None:
         np.testing.assert_array_equal(file.rows("vector", 0, 1)[0], np.arange(5))
 
 
+@pytest.mark.parametrize("type_", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"])
+def test_types_that_are_only_read_come_out_by_rows_as_gguf_py_has_them(tmp_path: Path, type_: str) -> None:
+    quant = gguf.GGMLQuantizationType[type_]
+    block, block_bytes = gguf.GGML_QUANT_SIZES[quant]
+    random_ = np.random.default_rng(1)
+    # 0x2e in every byte: any place of a scale in the block is then an ordinary float16
+    blocks = np.full((7, 512 // block * block_bytes), 0x2E, dtype=np.uint8)
+    blocks[:, ::3] = random_.integers(0x20, 0x40, blocks[:, ::3].shape)
+    writer = gguf.GGUFWriter(tmp_path / "k.gguf", "gemma3")
+    writer.add_tensor("matrix", blocks, raw_dtype=quant)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expected = gguf.quants.dequantize(blocks, quant)
+    assert np.isfinite(expected).all() and expected.any()
+    with GgufFile(tmp_path / "k.gguf") as file:
+        assert file.tensors["matrix"].shape == (7, 512)
+        for start, stop in ((0, 7), (0, 3), (3, 7), (6, 7)):
+            np.testing.assert_array_equal(file.rows("matrix", start, stop), expected[start:stop])
+
+
 def test_a_header_of_ours_is_read_by_the_gguf_package(tmp_path: Path) -> None:
     path = tmp_path / "ours.gguf"
     entries = [

@@ -132,6 +132,20 @@ def test_tensors_of_types_that_both_have_are_byte_for_byte_the_same(original: Pa
                 )
 
 
+def test_a_conversion_to_q5_0_gives_the_originals_q5_0_and_q8_0_bytes_back(original: Path, folder: Path) -> None:
+    ours = export_gguf(folder, folder.parent / "q5_0.gguf", weights=QuantType.Q5_0).path
+    with GgufFile(original) as theirs, GgufFile(ours) as again:
+        same = [name for name, tensor in theirs.tensors.items() if tensor.type == again.tensors[name].type]
+        assert len(same) == 191  # 109 norms, the embedding and 81 Q5_0 matrices
+        for name in same:
+            rows = theirs.tensors[name].rows
+            for start in range(0, rows, 16_384):
+                stop = min(start + 16_384, rows)
+                np.testing.assert_array_equal(
+                    theirs.raw_rows(name, start, stop), again.raw_rows(name, start, stop), err_msg=name
+                )
+
+
 def test_merges_and_added_tokens_are_those_of_a_gemma_tokenizer(folder: Path) -> None:
     content = json.loads((folder / "tokenizer.json").read_text())
     assert len(content["model"]["vocab"]) == 262_144
