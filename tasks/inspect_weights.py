@@ -22,7 +22,11 @@ class Forensics(BaseModel):
 
 
 @step(
-    "tasks/forensics", "tasks/gguf_export/checkpoint.py", "tasks/gguf_export/container.py", "tasks/inspect_weights.py"
+    "tasks/forensics",
+    "tasks/gguf_export/checkpoint.py",
+    "tasks/gguf_export/container.py",
+    "tasks/gguf_export/files.py",
+    "tasks/inspect_weights.py",
 )
 def inspect_weights(
     base: Artifact,

@@ -30,6 +30,7 @@ TRAINING_CODE = (
     "tasks/quant",
     "tasks/gguf_export/architectures",
     "tasks/gguf_export/checkpoint.py",
+    "tasks/gguf_export/files.py",
     "tasks/gguf_export/plan.py",
     "tasks/cores.py",
     "tasks/train_teacher.py",
