@@ -44,6 +44,7 @@ bench: $(VENV)/.installed-dev $(VENV)/.installed-bench
 	$(if $(filter %.gguf,$(MODELS)),$(BIN)/python -m tests.benchmarks.bench_device $(filter %.gguf,$(MODELS)))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_distill $(BASE))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_training $(BASE))
+	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_vocabulary $(BASE))
 
 clean:
 	rm -rf $(VENV) .gemmill build *.egg-info

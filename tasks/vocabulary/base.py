@@ -18,6 +18,7 @@ from tasks.gguf_export.tokenizer_json import tokenizer_json
 from tasks.gguf_export.vocabulary import Vocabulary
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_MASK = "<mask>"  # transformers' GemmaTokenizer adds it where it is missing, with an id beyond the embedding
 # Single characters that stay whether counted or not, for names, units and formulas; bytes stand in for all others.
 _ALPHABETS = (
     range(0x20, 0x180),  # Basic Latin, Latin-1, Latin Extended-A
@@ -96,6 +97,7 @@ def _structure(vocabulary: Vocabulary, config: Mapping[str, Any], tokenizer: Map
     for id_, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
         if (
             type_ == TokenType.BYTE
+            or token == _MASK
             or (type_ == TokenType.USER_DEFINED and not token.strip())
             or (type_ == TokenType.NORMAL and (token == SPACE_MARK or (len(token) == 1 and _in_alphabets(token))))
         ):
