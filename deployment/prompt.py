@@ -169,7 +169,7 @@ _GO_SYSTEM_TEXT = '{{ if and $first $.System }}{{ template "text" $.System }}{{ 
 def ollama_template(prompt: Prompt) -> str:
     """The Go template for a Modelfile; the instruction is its SYSTEM. Ollama's runtime adds a BOS.
 
-    Ranging over a number needs Ollama 0.6 (Go 1.24), which is also the first that knows Gemma 3.
+    Ranging over a number needs an Ollama that was built with Go 1.24 or later.
     """
     format_ = prompt.turns.form
     begins = [

@@ -198,26 +198,25 @@ def convert(
     from tasks.gguf_export.labels import quant_type
     from tasks.gguf_export.writer import export_gguf, plan_export
 
-    adapter = is_adapter(hf_dir)
-    if embedding if adapter else base:
-        raise UsageError(f"--{'embedding is for whole models' if adapter else 'base is for adapters'}; omit it.")
-    weights = adapter_type(type_) if adapter else quant_type(type_, hf_dir)
-    embedding_type = quant_type(embedding, hf_dir) if embedding else None
+    options: dict[str, Any]
+    if is_adapter(hf_dir):
+        if embedding:
+            raise UsageError("--embedding is for whole models; omit it.")
+        planned, exported = plan_adapter, export_adapter
+        options = {"weights": adapter_type(type_), "base": base}
+    else:
+        if base:
+            raise UsageError("--base is for adapters; omit it.")
+        planned, exported = plan_export, export_gguf
+        embedding_type = quant_type(embedding, hf_dir) if embedding else None
+        options = {"weights": quant_type(type_, hf_dir), "embedding": embedding_type}
     if plan:
-        planned = (
-            plan_adapter(hf_dir, weights=weights, base=base)
-            if adapter
-            else plan_export(hf_dir, weights=weights, embedding=embedding_type)
-        )
+        found = planned(hf_dir, **options)
         if json_path:
-            write_text(json_path, planned.to_json())
-        console.print(plan_table(planned))
+            write_text(json_path, found.to_json())
+        console.print(plan_table(found))
         return
-    report = (
-        export_adapter(hf_dir, out, weights=weights, base=base)
-        if adapter
-        else export_gguf(hf_dir, out, weights=weights, embedding=embedding_type)
-    )
+    report = exported(hf_dir, out, **options)
     if json_path:
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
     types = ", ".join(f"{count} {name}" for name, count in report.types.items())

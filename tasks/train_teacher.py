@@ -10,7 +10,7 @@ from registry.models import stage_run
 from registry.snapshots import Snapshot
 from tasks.distill.teacher_cache import cache_name
 from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.files import read_json
 from tasks.gguf_export.plan import plan_types
 from tasks.quant.types import QuantType
 from tasks.records import snapshot_labels, snapshot_records

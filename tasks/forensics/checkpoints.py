@@ -17,8 +17,8 @@ import numpy as np
 from registry.errors import UsageError
 from tasks.forensics.names import name_from_gguf, plain_name
 from tasks.gguf_export.checkpoint import Checkpoint as SafetensorsFolder
-from tasks.gguf_export.checkpoint import read_json
 from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.files import read_json
 
 logger = logging.getLogger(__name__)
 

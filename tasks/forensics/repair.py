@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.artifacts import atomic_directory
 from registry.errors import UsageError
 from tasks.forensics.checkpoints import Checkpoint, open_checkpoint
-from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.files import read_json
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ from gguf.constants import GGML_QUANT_VERSION, GGUFValueType
 from registry.errors import UsageError
 from tasks.gguf_export.architectures import Model, describe
 from tasks.gguf_export.architectures.base import EMBEDDING, Layout
-from tasks.gguf_export.checkpoint import Checkpoint, read_json
+from tasks.gguf_export.checkpoint import Checkpoint
 from tasks.gguf_export.container import KeyValue, header_bytes
-from tasks.gguf_export.files import shown
+from tasks.gguf_export.files import read_json, shown
 from tasks.gguf_export.plan import TensorPlan
 from tasks.gguf_export.writer import ExportPlan, ExportReport, tensor_headers, write_export
 from tasks.quant.types import BLOCK_SIZE, QuantType

@@ -4,8 +4,9 @@ Reads with pread instead of torch or a memory map: no second of imports, no giga
 threads do not wait for each other. Format: https://huggingface.co/docs/safetensors.
 """
 
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -17,7 +18,6 @@ import numpy as np
 from registry.errors import UsageError
 from tasks.gguf_export.files import open_file, parse_json, read_json, shown
 
-__all__ = ["Checkpoint", "StoredTensor", "read_json"]
 _MAX_HEADER = 16 << 20  # bytes, a hundred thousand tensors
 _MAX_NAME = 256  # characters
 _ITEM_SIZE = {"F32": 4, "F16": 2, "BF16": 2}
@@ -116,6 +116,18 @@ class Checkpoint:
         if twice:
             raise UsageError(f"{sorted(twice)[0]} is in two shards of {path.parent}; save the checkpoint again.")
         self.tensors |= entries
+
+
+def safetensors_header(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
+    """The start of a safetensors file of ``tensors``, name -> (dtype, shape), whose data follow in this order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        begin, end = end, end + prod(shape) * _ITEM_SIZE[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _weight_files(model_dir: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from registry.errors import UsageError
 from tasks.gguf_export.files import shown
 
 _BASE, _PAIR = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # any two large odd numbers
-_MERGEABLE = (TokenType.NORMAL, TokenType.USER_DEFINED)
+MERGEABLE = (TokenType.NORMAL, TokenType.USER_DEFINED)
 
 
 def ranked_merges(pieces: Iterable[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
@@ -26,7 +26,7 @@ def ranked_merges(pieces: Iterable[str], scores: list[float], types: list[int]) 
     User-defined pieces rank with score 0; equal scores go by the longer left part, then the longer right
     part, then the id. For Gemma 3 this is Google's list, pair for pair.
     """
-    mergeable = {piece: id_ for id_, piece in enumerate(pieces) if types[id_] in _MERGEABLE}
+    mergeable = {piece: id_ for id_, piece in enumerate(pieces) if types[id_] in MERGEABLE}
     ranked = []
     for piece, id_ in mergeable.items():
         badness = -scores[id_] if types[id_] == TokenType.NORMAL else 0.0

@@ -1,12 +1,11 @@
 """The way back: a GGUF file becomes a folder that transformers loads and that converts again."""
 
 import json
-import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from gguf.constants import GGUFValueType
@@ -27,7 +26,8 @@ from tasks.gguf_export.architectures import (
     architecture_of_file,
     describe,
 )
-from tasks.gguf_export.container import GgufFile, Tensor
+from tasks.gguf_export.checkpoint import safetensors_header
+from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.files import shown
 from tasks.gguf_export.metadata import sampling_entries
 from tasks.gguf_export.tokenizer_json import tokenizer_json
@@ -180,7 +180,7 @@ def _write_weights(file: GgufFile, model: Model, path: Path) -> None:
     """All tensors as float32 in one safetensors file, streamed."""
     tensors = {name: file.tensors[model.gguf_name(name)] for name in model.tensor_shapes}
     with path.open("wb") as stream:
-        _write_safetensors_header(stream, tensors)
+        stream.write(safetensors_header({name: ("F32", tensor.shape) for name, tensor in tensors.items()}))
         for name, tensor in tensors.items():
             for values in tensor_rows(file, tensor.name, model.layout(name)):
                 if not np.isfinite(values).all():
@@ -188,17 +188,6 @@ def _write_weights(file: GgufFile, model: Model, path: Path) -> None:
                         f"{tensor.name} in {file.path} holds NaN or infinity; fetch or make the file again."
                     )
                 stream.write(np.ascontiguousarray(values, dtype="<f4").data)
-
-
-def _write_safetensors_header(stream: BinaryIO, tensors: dict[str, Tensor]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + 4 * tensor.rows * tensor.row_length
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    stream.write(struct.pack("<Q", len(text)) + text)
 
 
 def _generation_config(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:

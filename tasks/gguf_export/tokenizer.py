@@ -16,7 +16,7 @@ from gguf.constants import TokenType
 
 from registry.errors import UsageError
 from tasks.gguf_export.files import MAX_TOKENIZER, read_json, shown
-from tasks.gguf_export.merges import check_merges
+from tasks.gguf_export.merges import MERGEABLE, check_merges
 from tasks.gguf_export.sentencepiece_model import read_pieces
 from tasks.gguf_export.vocabulary import Vocabulary, check_pieces
 
@@ -26,7 +26,6 @@ UNUSED_SCORE = -10_000.0
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Control tokens that Gemma's files do not always mark as special; the list is upstream's.
 _LOOKS_SPECIAL = re.compile(r"<pad>|<mask>|<2mass>|\[@BOS@\]|<unused.*>|<\|.*\|>|<(start|end)_of_turn>", re.DOTALL)
-_MERGEABLE = (TokenType.NORMAL, TokenType.USER_DEFINED)
 _NO_SUCH_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")  # of llama.cpp
 _NO_SUCH_FLAGS = ("single_word", "lstrip", "rstrip")
 
@@ -152,7 +151,7 @@ def _check_overlaps(path: Path, added: list[str]) -> None:
 def _from_sentencepiece(model_dir: Path, size: int) -> tuple[list[str], list[float], list[int]]:
     tokens, scores, types = _unused(size)
     pieces = read_pieces(model_dir / "tokenizer.model")
-    lost = [piece.text for piece in pieces[size:] if piece.type in _MERGEABLE]
+    lost = [piece.text for piece in pieces[size:] if piece.type in MERGEABLE]
     if lost:
         raise UsageError(
             f"{model_dir}/tokenizer.model has pieces beyond the {size} rows of the embedding, {shown(lost[0])} "

@@ -1,22 +1,19 @@
 """A safetensors file with some rows of the embedding, streamed: no tensor is ever whole in memory.
 
-An output matrix that is not the embedding loses the same rows. Rows keep the bytes that they had. Format: https://huggingface.co/docs/safetensors.
+An output matrix that is not the embedding loses the same rows. Rows keep the bytes that they had.
 """
 
-import json
-import struct
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from registry.errors import UsageError
 from tasks.gguf_export.architectures import EMBEDDING, OUTPUT
-from tasks.gguf_export.checkpoint import Checkpoint, StoredTensor
-from tasks.gguf_export.writer import encode
+from tasks.gguf_export.checkpoint import Checkpoint, StoredTensor, safetensors_header
+from tasks.gguf_export.encode import encode
 from tasks.quant.types import QuantType
 
 _CHUNK_BYTES = 8 << 20
@@ -36,23 +33,15 @@ def write_weights(path: Path, checkpoint: Checkpoint, rows: Sequence[Row], *, ti
     Rows of another source take the type of ``checkpoint``. Raises UsageError where their length differs.
     """
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not (tied and name == OUTPUT)}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in tensors.items():
-        shape = (len(rows), tensor.shape[-1]) if name in _PRUNED else tensor.shape
-        begin, end = end, end + prod(shape[:-1]) * tensor.row_bytes
-        header[name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [begin, end]}
+    shapes = {
+        name: (tensor.dtype, (len(rows), tensor.shape[-1]) if name in _PRUNED else tensor.shape)
+        for name, tensor in tensors.items()
+    }
     with path.open("wb") as stream:
-        _write_header(stream, header)
+        stream.write(safetensors_header(shapes))
         for name in tensors:
             for chunk in _gathered(checkpoint, name, rows) if name in _PRUNED else _copied(checkpoint, name):
                 stream.write(chunk)
-
-
-def _write_header(stream: BinaryIO, header: dict[str, Any]) -> None:
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    stream.write(struct.pack("<Q", len(text)) + text)
 
 
 def _copied(checkpoint: Checkpoint, name: str) -> Iterator[bytes]:

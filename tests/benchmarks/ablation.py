@@ -31,7 +31,7 @@ from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.metrics import METRIC_TITLES, Ratios, ratio_value, ratios
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report
 from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.files import read_json
 from tasks.gguf_export.plan import plan_types
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant import codecs

@@ -21,7 +21,7 @@ from data_checks.contract import load_label_set, read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
 from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.files import read_json
 from tasks.gguf_export.plan import plan_types
 from tasks.quant import qat
 from tasks.quant.types import QuantType

@@ -28,8 +28,9 @@ from deployment.prompt import Prompt, chat_template, encode_prompt
 from tasks.cores import usable_cores
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.architectures import describe, is_norm
-from tasks.gguf_export.checkpoint import Checkpoint, read_json
+from tasks.gguf_export.checkpoint import Checkpoint
 from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.files import read_json
 from tasks.gguf_export.reader import tensor_rows
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType

@@ -9,7 +9,7 @@ from torch import Tensor
 from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt
 from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.files import read_json
 from tasks.gguf_export.plan import plan_types
 from tasks.quant.types import QuantType
 from tasks.training.fit import Teaching, fit

@@ -19,7 +19,7 @@ from registry.errors import UsageError
 from tasks.bases import scratch
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
-from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.files import read_json
 from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.training.models import load_model, load_tokenizer
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from deployment.prompt import Prompt, chat_template
 from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.checkpoint import read_json
+from tasks.gguf_export.files import read_json
 from tasks.gguf_export.plan import plan_types
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant import qat
