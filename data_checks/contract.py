@@ -154,13 +154,17 @@ def _toml_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def answer_text(response: Response, labels: LabelSet) -> str:
-    """The one text of ``response``: entities in the label set's order, a single value as a plain string."""
+def answer_text(response: Response, labels: LabelSet, *, compact: bool = False) -> str:
+    """The one text of ``response``: entities in the label set's order, a single value as a plain string.
+
+    ``compact`` leaves out the blanks between the parts of the JSON.
+    """
     entities = {}
     for name in sorted(response.entities, key=list(labels.entities).index):
         value = response.entities[name]
         entities[name] = value[0] if isinstance(value, list) and len(value) == 1 else value
-    return json.dumps({"intent": response.intent, "entities": entities}, ensure_ascii=False)
+    separators = (",", ":") if compact else (", ", ": ")
+    return json.dumps({"intent": response.intent, "entities": entities}, ensure_ascii=False, separators=separators)
 
 
 def parse_answer(text: str) -> Response | None:

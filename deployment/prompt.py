@@ -26,10 +26,14 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """How a command is put to the model; ``instruction`` comes before it, in the system's turn or in the user's."""
+    """How a command is put to the model; ``instruction`` comes before it, in the system's turn or in the user's.
+
+    ``compact`` is how the model learns to answer: JSON without blanks between its parts, which takes fewer tokens.
+    """
 
     instruction: str = ""
     turns: Turns = Turns.GEMMA
+    compact: bool = False
 
     @property
     def prefix(self) -> str:

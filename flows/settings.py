@@ -74,6 +74,7 @@ class Profile(_Settings):
     licence: Literal["gemma", "apache-2.0"] = Field(description="of the weights: what travels with every artifact")
     turns: Turns = Field(description="format of the turns, that of the base's family")
     instruction: str = Field(description="put before each command; empty for none")
+    compact_answers: bool = Field(description="answers without blanks between the parts of their JSON")
     vocabulary: VocabularyRecipe | None = Field(default=None, description="tokens that the bases keep; all without it")
     pretraining: TrainingRecipe | None = Field(default=None, description="of the bases, on unlabelled texts")
     teacher: TeacherSettings
@@ -105,7 +106,7 @@ class Profile(_Settings):
 
     @property
     def prompt(self) -> Prompt:
-        return Prompt(instruction=self.instruction, turns=self.turns)
+        return Prompt(instruction=self.instruction, turns=self.turns, compact=self.compact_answers)
 
 
 def shipped_profiles() -> list[str]:

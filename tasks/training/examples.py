@@ -43,7 +43,8 @@ def build_examples(
     examples = []
     for record in records:
         question = encode_prompt(tokenizer, prompt, record.command)
-        ids = question + encode_answer(tokenizer, prompt, answer_text(record.response, labels))
+        answer = answer_text(record.response, labels, compact=prompt.compact)
+        ids = question + encode_answer(tokenizer, prompt, answer)
         if len(ids) > max_tokens:
             raise UsageError(
                 f"the record {record.command[:60]!r} has {len(ids)} tokens, max_tokens is {max_tokens}; raise it in "

@@ -64,7 +64,8 @@ def count_records(tokenizer: Any, records: Sequence[Record], labels: LabelSet | 
         counts.update(tokenizer.encode(text, add_special_tokens=False))
     if labels is None:
         return counts
-    texts = [text for record in records for text in (record.command.strip(), answer_text(record.response, labels))]
+    texts = [record.command.strip() for record in records]
+    texts += _both_forms([record.response for record in records], labels)
     values = {value for record in records for _, value in record.response.entity_values()}
     texts += [form for value in sorted(values) for form in (value, f" {value}")]
     return counts + count_texts(tokenizer, [*texts, *_frames(labels)])
@@ -81,7 +82,12 @@ def _frames(labels: LabelSet) -> list[str]:
         for names in choices
         for value in ("1", ["1", "2"])
     ]
-    return [answer_text(response, labels) for response in responses]
+    return _both_forms(responses, labels)
+
+
+def _both_forms(responses: Sequence[Response], labels: LabelSet) -> list[str]:
+    """The answers with blanks in their JSON and without, for which the model may be trained later."""
+    return [answer_text(response, labels, compact=compact) for response in responses for compact in (False, True)]
 
 
 def word_forms(count: int) -> list[str]:

@@ -119,7 +119,10 @@ def prune_from(
             origin.tokenizer,
             load_tokenizer(folder),
             new_ids,
-            [*(text for record in corpus.records for text in (record.command, _answer(record, corpus))), *corpus.texts],
+            [
+                *(text for record in corpus.records for text in (record.command, _answer(record, corpus, prompt))),
+                *corpus.texts,
+            ],
             models=(origin.model_dir, folder),
             shared=shared,
             prompts=_prompts(origin, corpus, prompt, shared),
@@ -165,9 +168,9 @@ def _write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _answer(record: Record, corpus: Corpus) -> str:
+def _answer(record: Record, corpus: Corpus, prompt: Prompt) -> str:
     assert corpus.labels is not None  # noqa: S101 - records come with their labels
-    return answer_text(record.response, corpus.labels)
+    return answer_text(record.response, corpus.labels, compact=prompt.compact)
 
 
 def _prompts(origin: Origin, corpus: Corpus, prompt: Prompt, shared: NewIds) -> list[list[int]]:
@@ -175,7 +178,8 @@ def _prompts(origin: Origin, corpus: Corpus, prompt: Prompt, shared: NewIds) -> 
     tokenizer = origin.tokenizer
     if corpus.records:
         encoded = [
-            encode_prompt(tokenizer, prompt, record.command) + encode_answer(tokenizer, prompt, _answer(record, corpus))
+            encode_prompt(tokenizer, prompt, record.command)
+            + encode_answer(tokenizer, prompt, _answer(record, corpus, prompt))
             for record in corpus.records[:_PROMPTS]
         ]
     else:

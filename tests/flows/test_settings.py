@@ -9,8 +9,9 @@ import pytest
 from flows.settings import PROFILES_FOLDER, Home, Profile, load_profile, shipped_profiles
 from registry.errors import UsageError
 
-# What a base of one kind needs another does not; a full fine-tune has no adapter; few runs need an early end.
-_OPTIONAL = ("teacher.base.", "student.base.", "teacher.training.lora.", "student.training.lora.",
+# What a base of one kind needs another does not; a full fine-tune has no adapter; few runs need an early end, or a
+# smaller vocabulary.
+_OPTIONAL = ("teacher.base.", "student.base.", "vocabulary.", "teacher.training.lora.", "student.training.lora.",
              "teacher.training.max_steps", "student.training.max_steps")  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def test_every_shipped_profile_loads(name: str) -> None:
 
 
 def test_the_profiles_that_the_readme_names_are_shipped() -> None:
-    assert {"tiny", "gemma3-270m", "gemma3"} <= set(shipped_profiles())
+    assert {"tiny", "gemma3-270m", "gemma3-270m-edge", "gemma3"} <= set(shipped_profiles())
 
 
 @pytest.mark.parametrize("name", shipped_profiles())
@@ -92,7 +93,9 @@ def test_pre_training_on_the_grid_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_profile_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"there is no profile 'huge'; take .*gemma3, gemma3-270m, tiny or the path"):
+    with pytest.raises(
+        UsageError, match=r"there is no profile 'huge'; take .*gemma3, gemma3-270m, gemma3-270m-edge, tiny or the path"
+    ):
         load_profile("huge")
     with pytest.raises(UsageError, match=r"there is no profile '/nowhere/x\.toml'"):
         load_profile("/nowhere/x.toml")

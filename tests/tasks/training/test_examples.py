@@ -1,5 +1,7 @@
 """Token ids, masks and batches on the tiny real tokenizer."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from training_samples import PROMPT
 
-from data_checks.contract import LabelSet, Record, Response, answer_text
+from data_checks.contract import LabelSet, Record, Response, answer_text, parse_answer
 from deployment.prompt import encode_prompt
 from deployment.turns import Turns
 from registry.errors import UsageError
@@ -43,6 +45,18 @@ def test_an_example_is_the_prompt_and_then_the_answer(
         prompt, answer = example.input_ids[: example.prompt_length], example.input_ids[example.prompt_length :]
         assert list(prompt) == encode_prompt(tokenizer, PROMPT, record.command)
         assert tokenizer.decode(answer) == answer_text(record.response, labels) + END
+
+
+def test_compact_answers_have_no_blank_between_their_parts(
+    records: list[Record], tokenizer: Any, labels: LabelSet
+) -> None:
+    prompt = replace(PROMPT, compact=True)
+    for record, example in zip(
+        records, build_examples(records, tokenizer, prompt, labels, max_tokens=512), strict=True
+    ):
+        answer = tokenizer.decode(example.input_ids[example.prompt_length :]).removesuffix(END)
+        assert parse_answer(answer) == record.response
+        assert answer == json.dumps(json.loads(answer), ensure_ascii=False, separators=(",", ":"))
 
 
 def test_each_label_is_the_next_token_of_the_answer(examples: list[Example]) -> None:
