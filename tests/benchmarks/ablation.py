@@ -59,6 +59,7 @@ class Student:
     qat: bool
     distilled: bool
     grid: str = "file"
+    embedding: QuantType = QuantType.Q8_0  # in a file of blocks
 
 
 STUDENTS = {
@@ -67,6 +68,8 @@ STUDENTS = {
     "kd": Student(qat=False, distilled=True),
     "kd-qat": Student(qat=True, distilled=True),
     "kd-symmetric": Student(qat=True, distilled=True, grid="symmetric"),
+    "ce-qat-small": Student(qat=True, distilled=False, embedding=QuantType.Q4_0),
+    "kd-qat-small": Student(qat=True, distilled=True, embedding=QuantType.Q4_0),
 }
 ROWS = {
     "teacher-f16": Row("teacher, F16", QuantType.F16),
@@ -79,6 +82,8 @@ ROWS = {
     "kd-q4_0": Row("student, KD, Q4_0 afterwards", QuantType.Q4_0, "kd"),
     "kd-symmetric-q4_0": Row("student, KD + QAT on absmax / 7 grid, Q4_0", QuantType.Q4_0, "kd-symmetric"),
     "kd-qat-q4_0": Row("student, KD + QAT, Q4_0", QuantType.Q4_0, "kd-qat"),
+    "ce-qat-small": Row("student, CE + QAT, embedding Q4_0 too", QuantType.Q4_0, "ce-qat-small"),
+    "kd-qat-small": Row("student, KD + QAT, embedding Q4_0 too", QuantType.Q4_0, "kd-qat-small"),
     "lora-q8_0": Row("teacher by LoRA r 64, Q8_0", QuantType.Q8_0, teacher="lora"),
     "pretrained-q8_0": Row("teacher after pre-training, Q8_0", QuantType.Q8_0, teacher="pretrained"),
 }
@@ -138,7 +143,8 @@ class Bench:
         if not path.exists():
             teacher = self._teacher(row.teacher)
             model = teacher if row.student is None else self._student(row.student, teacher)
-            embedding = QuantType.Q8_0 if row.weights.is_block_type else row.weights
+            blocks = STUDENTS[row.student].embedding if row.student else QuantType.Q8_0
+            embedding = blocks if row.weights.is_block_type else row.weights
             export_gguf(
                 model, path, weights=row.weights, embedding=embedding, provenance={},
                 chat_template=chat_template(PROMPT),
@@ -152,7 +158,7 @@ class Bench:
             recipe = recipe.model_copy(update={"method": "lora", "lora": lora, "learning_rate": 2e-4})
         if kind == "pretrained":
             base = self._pretrained(recipe)
-        return self._fit(f"teacher-{kind}", base, recipe, None)
+        return self._fit(f"teacher-{kind}", base, recipe)
 
     def _pretrained(self, recipe: TrainingRecipe) -> Path:
         out = self._out / "models" / "pretrained"
@@ -167,14 +173,20 @@ class Bench:
         cache = self._out / "models" / "answers"
         teaching = Teaching(teacher, self._profile.student.distill, cache) if student.distilled else None
         with other_grid() if student.grid == "symmetric" else nullcontext():
-            return self._fit(f"student-{name}-of-{teacher.name}", teacher, recipe, teaching)
+            return self._fit(f"student-{name}-of-{teacher.name}", teacher, recipe, teaching, student.embedding)
 
-    def _fit(self, name: str, base: Path, recipe: TrainingRecipe, teaching: Teaching | None) -> Path:
+    def _fit(
+        self,
+        name: str,
+        base: Path,
+        recipe: TrainingRecipe,
+        teaching: Teaching | None = None,
+        embedding: QuantType = QuantType.Q8_0,
+    ) -> Path:
         out = self._out / "models" / name
         if not out.exists():
-            export = self._profile.export
             described = describe(read_json(base / "config.json"))
-            plan = plan_types(described, weights=export.weights, embedding=export.embedding)
+            plan = plan_types(described, weights=self._profile.export.weights, embedding=embedding)
             fit(
                 base, out, train_records=self._train, validation_records=self._validation, labels=self._labels,
                 prompt=PROMPT, recipe=recipe.model_copy(update={"seed": self.seed}),
@@ -242,7 +254,9 @@ if __name__ == "__main__":
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[key for key in ROWS if key != "pretrained-q8_0"])
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=[key for key in ROWS if ROWS[key].teacher != "pretrained"]
+    )
     parser.add_argument("--hold-out", nargs="+", default=[])
     parser.add_argument("--texts", type=Path, nargs="+", default=[])
     parser.add_argument("--profile", default="gemma3-270m")
