@@ -7,12 +7,15 @@ reach.
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from registry.artifacts import require_writable
 from registry.errors import GemmillError
+
+if TYPE_CHECKING:
+    from flows.conversion import Measuring
 
 app = typer.Typer(
     help="Turns manufacturing audit data into a small Gemma 3 model that answers audit commands with strict JSON.",
@@ -184,13 +187,23 @@ def repair_norms(
 def convert(
     hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder of a Gemma 3 text model, or LoRA adapter.")],
     out: Annotated[Path, typer.Argument(help="GGUF file to write.")],
-    type_: Annotated[str, typer.Option("--type", help="Type of the matrices: f32, f16, bf16, q8_0, q5_1 … q4_0.")],
+    type_: Annotated[
+        str, typer.Option("--type", help="Type of the matrices: f32, f16, bf16, q8_0, q5_1 … q4_0, or auto.")
+    ],
     embedding: Annotated[str | None, typer.Option(help="Type of the embedding; else as llama-quantize does.")] = None,
     base: Annotated[Path | None, typer.Option(help="Folder of an adapter's base; else the one that it names.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show types and sizes, write nothing.")] = False,
+    data: Annotated[Path | None, typer.Option(help="auto: labelled records that the files are asked.")] = None,
+    budget: Annotated[str | None, typer.Option(help="auto: the largest size allowed, such as 70MB.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="auto: profile whose gates decide; else a drop of a point.")
+    ] = None,
+    labels: LabelsOption = None,
+    threads: ThreadsOption = 0,
     json_path: JsonOption = None,
+    html_path: HtmlOption = None,
 ) -> None:
-    """Convert a Hugging Face folder, or a PEFT LoRA adapter, to GGUF."""
+    """Convert a Hugging Face folder, or a PEFT LoRA adapter, to GGUF; with --type auto the smallest that passes."""
     from flows.console import console, plan_table
     from registry.artifacts import write_text
     from registry.errors import UsageError
@@ -198,6 +211,16 @@ def convert(
     from tasks.gguf_export.labels import quant_type
     from tasks.gguf_export.writer import export_gguf, plan_export
 
+    if type_.lower() == "auto":
+        from flows.conversion import Measuring
+
+        if embedding or base:
+            raise UsageError("--type auto is for whole models, and chooses the embedding's type too; omit the others.")
+        measuring = Measuring(data=data, labels=labels, profile=profile, budget=budget, threads=threads)
+        _convert_auto(hf_dir, out, measuring, plan=plan, json_path=json_path, html_path=html_path)
+        return
+    if any((data, budget, profile, labels, threads, html_path)):
+        raise UsageError("--data, --budget, --profile, --labels, --threads and --html are for --type auto; omit them.")
     options: dict[str, Any]
     if is_adapter(hf_dir):
         if embedding:
@@ -221,6 +244,20 @@ def convert(
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
     types = ", ".join(f"{count} {name}" for name, count in report.types.items())
     console.print(f"{report.path}: {report.bytes / 1e6:.1f} MB, tensors: {types}, SHA-256 {report.sha256}")
+
+
+def _convert_auto(
+    hf_dir: Path, out: Path, measuring: "Measuring", *, plan: bool, json_path: Path | None, html_path: Path | None
+) -> None:
+    from flows.console import console
+    from tasks.type_search.report import search_table, write_search
+
+    _require_writable(json_path, html_path)
+    found = measuring.plan(hf_dir) if plan else measuring.convert(hf_dir, out)
+    write_search(found, json_path=json_path, html_path=html_path)
+    console.print(search_table(found))
+    if not plan:
+        found.require()
 
 
 @app.command(name="prune-vocab")

@@ -1,6 +1,7 @@
 """A model of any form, asked every command of a file: what ``evaluate`` and ``compare`` run."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_checks.contract import LabelSet, Record, infer_label_set, load_label_set, read_jsonl
@@ -12,6 +13,7 @@ from registry import models
 from registry.artifacts import Artifact, file_sha256
 from registry.errors import UsageError
 from tasks.cores import usable_cores
+from tasks.evaluation.prediction import Runtime
 from tasks.evaluation.report import EvaluationReport, evaluation_report
 from tasks.evaluation.runtimes import open_runtime
 from tasks.gguf_export.container import GgufFile
@@ -20,43 +22,51 @@ from tasks.gguf_export.files import MAX_TOKENIZER, read_json
 _REGISTRY_PREFIX = "models:/"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelledData:
+    """The records that models are asked, and where they are from."""
+
+    file: Path
+    records: list[Record]
+    labels: LabelSet
+
+    def evaluate(self, runtime: Runtime, *, model: str, path: Path) -> EvaluationReport:
+        """The greedy, unconstrained answers of ``runtime`` to the records, scored; ``path`` is its file or folder."""
+        with runtime:
+            predictions = runtime.answer([record.command for record in self.records])
+        return evaluation_report(
+            self.records,
+            predictions,
+            self.labels,
+            model=model,
+            sha256=Artifact.of("model", path).sha256 if path.exists() else None,
+            dataset=self.labels.name,
+            dataset_sha256=file_sha256(self.file),
+        )
+
+
 def evaluation_of(
     model: str, data: Path, labels: Path | None, instruction: str, threads: int, home: Path
 ) -> Callable[[], EvaluationReport]:
-    """What scores the greedy, unconstrained answers of ``model`` to the records of ``data``, once all is found.
+    """What scores the answers of ``model`` to the records of ``data``, once all is found.
 
     Raises:
         UsageError: model, data or label set cannot be used.
         LinesRefused: a line of ``data`` breaks the contract or the label set.
         ServiceUnavailable: the model is a server that does not answer.
     """
-    file = data / "test.jsonl" if data.is_dir() else data
-    records, label_set = _records(file, labels)
+    labelled = read_labelled(data, labels)
     spec = model
     if model.startswith(_REGISTRY_PREFIX):
         package = verify_package(_download(model, home))
         prompt, spec = package.prompt, str(package.gguf)
     else:
-        prompt = Prompt(instruction=instruction, turns=_turns(Path(model)))
+        prompt = Prompt(instruction=instruction, turns=turns_of(Path(model)))
     runtime = open_runtime(spec, prompt=prompt, threads=threads or usable_cores())
-
-    def evaluate() -> EvaluationReport:
-        with runtime:
-            predictions = runtime.answer([record.command for record in records])
-        return evaluation_report(
-            records,
-            predictions,
-            label_set,
-            model=model,
-            sha256=Artifact.of("model", Path(spec)).sha256 if Path(spec).exists() else None,
-            dataset=label_set.name,
-            dataset_sha256=file_sha256(file),
-        )
-
-    return evaluate
+    return lambda: labelled.evaluate(runtime, model=model, path=Path(spec))
 
 
-def _turns(model: Path) -> Turns:
+def turns_of(model: Path) -> Turns:
     """The turn format that the vocabulary of a file or folder is made for; servers bring their own.
 
     Raises UsageError for a vocabulary of another family.
@@ -75,7 +85,12 @@ def _turns(model: Path) -> Turns:
     return turns
 
 
-def _records(file: Path, labels: Path | None) -> tuple[list[Record], LabelSet]:
+def read_labelled(data: Path, labels: Path | None) -> LabelledData:
+    """The records in ``data``, or in the test.jsonl of that folder, with their label set.
+
+    Raises UsageError or LinesRefused where one of them cannot be used.
+    """
+    file = data / "test.jsonl" if data.is_dir() else data
     beside = file.parent / "labels.toml"
     chosen = labels or (beside if beside.is_file() else None)
     label_set = load_label_set(chosen) if chosen else None
@@ -84,7 +99,8 @@ def _records(file: Path, labels: Path | None) -> tuple[list[Record], LabelSet]:
         raise LinesRefused(problems)
     if not records:
         raise UsageError(f"{file} holds no records; give labelled ones, one JSON object a line.")
-    return records, label_set or infer_label_set("inferred", (record.response for record in records))
+    label_set = label_set or infer_label_set("inferred", (record.response for record in records))
+    return LabelledData(file=file, records=records, labels=label_set)
 
 
 def _download(model: str, home: Path) -> Path:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.errors import GateBlocked
 from tasks.forensics.comparison import OutlierComparison
-from tasks.gates.thresholds import Thresholds
+from tasks.gates.thresholds import MAX_DROP, Thresholds
 
 REQUIRED_CHECKS = ("prompt_parity", "gguf_verification")
 _ROUNDING = 1e-9  # 0.98 - 0.01 must not miss 0.97 by a bit of the last place
@@ -86,13 +86,32 @@ def judge(
     title = champion_name or "champion"
     if champion is not None:
         gates += [
-            _champion_gate(name, candidate.get(name), champion.get(name), title, thresholds.max_drop)
+            _drop_gate(f"{name}_vs_champion", candidate.get(name), champion.get(name), title, thresholds.max_drop)
             for name in thresholds.floors()
         ]
     gates.append(_outlier_gate("base", "base", outliers_vs_base, thresholds.norm_outlier_ratio_max))
     if champion is not None and not (outliers_vs_champion and outliers_vs_champion.disjoint):
         gates.append(_outlier_gate("champion", title, outliers_vs_champion, thresholds.norm_outlier_ratio_max))
     gates += [_check_gate(name, checks.get(name)) for name in dict.fromkeys((*REQUIRED_CHECKS, *checks))]
+    return Verdict(passed=all(gate.passed for gate in gates), gates=tuple(gates))
+
+
+def judge_smaller(
+    *, candidate: Mapping[str, float | None], largest: Mapping[str, float | None], thresholds: Thresholds | None
+) -> Verdict:
+    """Hold the metrics of a file against the floors, and against those of the largest file of the same model.
+
+    Without ``thresholds`` there are no floors: what was measured of the largest file may drop by ``MAX_DROP``.
+    """
+    gates: list[Gate] = []
+    if thresholds:
+        gates = [_floor_gate(name, candidate.get(name), floor) for name, floor in thresholds.floors().items()]
+    max_drop = thresholds.max_drop if thresholds else MAX_DROP
+    gates += [
+        _drop_gate(f"{name}_vs_largest", candidate.get(name), largest.get(name), "largest", max_drop)
+        for name in Thresholds.metrics()
+        if thresholds or largest.get(name) is not None
+    ]
     return Verdict(passed=all(gate.passed for gate in gates), gates=tuple(gates))
 
 
@@ -113,7 +132,7 @@ def _floor_gate(name: str, measured: float | None, floor: float) -> Gate:
     return Gate(name=name, passed=passed, value=value, threshold=floor, compared_with="floor", reason=reason)
 
 
-def _champion_gate(name: str, measured: float | None, theirs: float | None, title: str, max_drop: float) -> Gate:
+def _drop_gate(name: str, measured: float | None, theirs: float | None, title: str, max_drop: float) -> Gate:
     value, baseline = _share(measured), _share(theirs)
     limit = None if baseline is None else max(0.0, baseline - max_drop)
     passed = value is not None and limit is not None and value >= limit - _ROUNDING
@@ -125,7 +144,7 @@ def _champion_gate(name: str, measured: float | None, theirs: float | None, titl
         kept = "within" if passed else "more than"
         reason = f"{value:.4g} against {baseline:.4g} of {title}, {kept} the allowed drop of {max_drop:.4g}"
     return Gate(
-        name=f"{name}_vs_champion",
+        name=name,
         passed=passed,
         value=value,
         threshold=limit,

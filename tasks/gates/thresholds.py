@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.forensics.comparison import RATIO_MAX
 
+MAX_DROP = 0.01
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -23,7 +24,7 @@ class Thresholds(BaseModel):
     entity_f1_min: _Share
     oos_recall_min: _Share
     oos_precision_min: _Share
-    max_drop: _Share = Field(default=0.01, description="how far any of the six may fall below the champion's")
+    max_drop: _Share = Field(default=MAX_DROP, description="how far any of the six may fall below the champion's")
     norm_outlier_ratio_max: float = Field(
         default=RATIO_MAX,
         gt=1.0,
@@ -32,4 +33,9 @@ class Thresholds(BaseModel):
 
     def floors(self) -> dict[str, float]:
         """Metric name -> absolute floor."""
-        return {name.removesuffix("_min"): value for name, value in self.model_dump().items() if name.endswith("_min")}
+        return {name: getattr(self, f"{name}_min") for name in self.metrics()}
+
+    @classmethod
+    def metrics(cls) -> list[str]:
+        """The metrics that have a floor."""
+        return [name.removesuffix("_min") for name in cls.model_fields if name.endswith("_min")]

@@ -43,7 +43,7 @@ _PROMISED = {
     "ingest": ("--summary",),
     "retrain": ("--profile", "--data", "--home", "--summary"),
     "inspect": ("--baseline", "--json", "--html"),
-    "convert": ("--type", "--plan"),
+    "convert": ("--type", "--plan", "--data", "--budget", "--json", "--html"),
     "prune-vocab": ("--corpus", "--words", "--base", "--json"),
     "evaluate": ("--data", "--json", "--html"),
     "compare": ("--data",),
@@ -209,6 +209,25 @@ def test_convert_writes_an_adapter_and_wants_its_base(gemmill: Gemmill, tiny_mod
     assert written.code == 0 and "tensors: 2 f16" in written.out
 
 
+def test_convert_auto_keeps_the_smallest_file_that_answers_as_the_largest(
+    gemmill: Gemmill, tiny_model_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    out, report, page = tmp_path / "tiny.gguf", tmp_path / "types.json", tmp_path / "types.html"
+    auto = ["convert", tiny_model_dir, out, "--type", "auto"]
+    planned = gemmill(*auto, "--plan", "--budget", "0.1MB")
+    assert planned.code == 0 and "over the budget" in planned.out and not out.exists()
+    blocked = gemmill(*auto, "--data", data, "--profile", "tiny", "--threads", 1)
+    blocked.assert_refused(3, "fails by json_validity: 0 is below the floor of 0.995")
+    assert not out.exists() and "failed" in blocked.out
+    ran = gemmill(*auto, "--data", data, "--threads", 1, "--json", report, "--html", page)
+    assert ran.code == 0, ran
+    found = json.loads(report.read_text())["types"]  # an untrained model is wrong in any type
+    assert [types["outcome"] for types in found] == ["chosen", *["not tried"] * 8]
+    assert (found[0]["weights"], found[0]["embedding"], found[0]["bytes"]) == ("q4_0", "q4_0", out.stat().st_size)
+    assert found[-1]["metrics"]["rows"] == _ROWS
+    assert "Size against accuracy" in page.read_text()
+
+
 def test_import_brings_back_the_weights_that_the_file_holds(
     gemmill: Gemmill, tiny_model_dir: Path, gguf: Path, tmp_path: Path
 ) -> None:
@@ -331,6 +350,10 @@ def test_ingest_stores_nothing_of_what_it_refuses(bad_data: Path, prefect_url: s
         (["convert", "{model}", "{tmp}/out", "--type", "q9"], "'q9' is no type that is written; take one of f32, f16"),
         (["convert", "{tmp}/none", "{tmp}/out", "--type", "q8_0"], "none/config.json cannot be read"),
         (["convert", "{gguf}", "{tmp}/out", "--type", "q8_0"], "cannot be read"),
+        (["convert", "{model}", "{tmp}/out", "--type", "auto"], "name labelled records with --data"),
+        (["convert", "{model}", "{tmp}/out", "--type", "auto", "--base", "x"], "--type auto is for whole models"),
+        (["convert", "{model}", "{tmp}/o", "--type", "auto", "--plan", "--budget", "7TB"], "'7TB' is no size; write"),
+        (["convert", "{model}", "{tmp}/out", "--type", "q8_0", "--data", "{data}"], "are for --type auto; omit them"),
         (["prune-vocab", "{model}", "{data}", "--corpus", "{data}"], "exists; name another folder or delete it"),
         (["prune-vocab", "{model}", "{tmp}/out", "--corpus", "{data}"], "rows of the test split only"),
         (["prune-vocab", "{tmp}/none", "{tmp}/out", "--corpus", str(SAMPLE_DIR)], "none/config.json cannot be read"),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from registry.errors import GateBlocked
 from tasks.forensics.comparison import Change, NormChange, OutlierComparison
-from tasks.gates.judge import Verdict, judge
+from tasks.gates.judge import Verdict, judge, judge_smaller
 from tasks.gates.report import verdict_markdown, verdict_table
 from tasks.gates.thresholds import Thresholds
 
@@ -228,3 +228,20 @@ def test_a_profile_cannot_misspell_or_overstate_a_threshold():
         Thresholds.model_validate({**table, "oos_recal_min": 0.9})
     with pytest.raises(ValidationError, match="less than or equal to 1"):
         Thresholds.model_validate({**table, "exact_match_min": 72})
+
+
+def smaller(candidate, thresholds=None, **largest):
+    return judge_smaller(candidate=candidate, largest={**GOOD, **largest}, thresholds=thresholds)
+
+
+def test_a_smaller_file_is_held_against_floors_and_the_largest_files_figures():
+    outcome = smaller({**GOOD, "exact_match": 0.7}, THRESHOLDS, exact_match=0.705)
+    assert failed(outcome) == ["exact_match"]
+    assert [gate.name for gate in outcome.gates] == [*METRICS, *(f"{name}_vs_largest" for name in METRICS)]
+    assert failed(smaller({**GOOD, "exact_match": 0.98}, THRESHOLDS)) == ["exact_match_vs_largest"]
+
+
+def test_without_thresholds_a_smaller_file_may_lose_a_point_of_what_was_measured_of_the_largest():
+    assert smaller({**GOOD, "exact_match": 0.0, "oos_recall": None}, exact_match=0.01, oos_recall=None).passed
+    assert failed(smaller({**GOOD, "exact_match": 0.979}, exact_match=0.99)) == ["exact_match_vs_largest"]
+    assert failed(smaller({**GOOD, "exact_match": None})) == ["exact_match_vs_largest"]
