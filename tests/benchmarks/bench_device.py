@@ -1,7 +1,7 @@
 """How fast a GGUF file answers audit commands in llama.cpp, one after the other and greedily, as a device asks it.
 
     python -m tests.benchmarks.bench_device FILE.gguf... [--data FILE.jsonl] [--rows N] [--threads 1 2]
-                                            [--variants NAME...] [--rounds 3] [--instruction FILE]
+                                            [--variants NAME...] [--rounds 3] [--instruction FILE] [--json FILE]
 
 In each round every file is loaded and then asked every command in turn with the others, so that a busy machine slows
 all alike. Below each median stands its ratio to the first file on the same command: the median of those ratios. `whole`
@@ -26,6 +26,7 @@ from rich.table import Table
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
+from registry.artifacts import write_text
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import _GREEDY, LlamaServer
 from tests.benchmarks.device_variants import VARIANTS, Variant
@@ -180,6 +181,15 @@ def table(candidates: Sequence[Candidate], title: str) -> Table:
     return found
 
 
+def medians(candidate: Candidate) -> dict[str, object]:
+    """What a program may want to know of one row of the table."""
+    return {
+        "file": candidate.gguf.stem, "variant": candidate.variant, "threads": candidate.threads,
+        "bytes": candidate.gguf.stat().st_size, "load, s": median(candidate.load), "peak MiB": candidate.peak_mib,
+        **{name: median(map(figure, candidate.answers)) for name, (figure, _) in _FIGURES.items()},
+    }  # fmt: skip
+
+
 def _cell(values: Sequence[float], firsts: Sequence[float], shown: str) -> str:
     ratio = median(value / first for value, first in zip(values, firsts, strict=True))
     return f"{shown.format(median(values))}\n×{ratio:.2f}"
@@ -201,6 +211,8 @@ def main(options: argparse.Namespace) -> None:
     console = Console()
     console.width = max(console.width, _WIDTH)
     console.print(table(measured, title))
+    if options.json:
+        write_text(options.json, json.dumps([medians(candidate) for candidate in measured], indent=1) + "\n")
 
 
 if __name__ == "__main__":
@@ -211,5 +223,6 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--variants", nargs="+", default=["plain"], choices=[*VARIANTS])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the medians to this file")
     parser.add_argument("--instruction", type=Path, help="a text file that goes before each command")
     main(parser.parse_args())

@@ -38,16 +38,26 @@ def sample_examples(base: Path) -> list[Example]:
 
 
 class Trainee:
-    """A model in training, one step at a time."""
+    """A model in training, one step at a time; with a ``teacher``, half of the loss is its divergence from that."""
 
-    def __init__(self, base: Path, quant: QuantType | None, train_embedding: bool) -> None:
+    def __init__(
+        self, base: Path, quant: QuantType | None, train_embedding: bool = False, teacher: Path | None = None
+    ) -> None:
         model = load_model(base, bits=32)
         model.get_input_embeddings().requires_grad_(train_embedding)
         if quant is not None:
             described = describe(read_json(base / "config.json"))
             plan = plan_types(described, weights=quant, embedding=QuantType.Q8_0)
             qat.attach(model, {name: tensor.type for name, tensor in plan.items()})
-        self._objective = Objective(model, head_dtype=torch.bfloat16).train()
+        distil: dict[str, Any] = {}
+        if teacher:
+            distil = {
+                "teacher": load_model(teacher, bits=16).eval(),
+                "temperature": 2.0,
+                "alpha_kd": 0.5,
+                "alpha_ce": 0.5,
+            }
+        self._objective = Objective(model, head_dtype=torch.bfloat16, **distil).train()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
         self._parameters = parameters

@@ -1,30 +1,35 @@
 """What dropping tokens of a trained model costs in accuracy and gains in size and speed, judged on its Q4_0 files.
 
     python -m tests.benchmarks.vocabulary_curve MODEL OUT --count PATH ... --judge FILE.jsonl ... [--texts FILE ...]
-                                                [--words 0 2000 5000 10000] [--embedding q4_0]
+                                                [--words 0 2000 5000 10000] [--embedding q4_0] [--files FILE.gguf ...]
+                                                [--speed DEVICE.json --plot FILE.svg]
 
 MODEL is a trained Hugging Face folder with every token that it may lose, and the first row. It is pruned to what
 --count uses and to as many common words, exported and asked every command of each --judge file of records. Of --texts,
-which have no labels, the share is shown whose answer is the first file's. Files and answers stay in OUT, where another
-run goes on; `bench_device OUT/*.gguf` times them.
+which have no labels, the share is shown whose answer is the first file's. --files are further ones to judge. Files and
+answers stay in OUT, where another run goes on; what `bench_device OUT/*.gguf --json DEVICE.json` says of their speed
+goes into the plot beside their size.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from data_checks.contract import Record, Response, infer_label_set, read_jsonl
 from data_checks.texts import read_texts
 from deployment.prompt import Prompt, chat_template
+from registry.artifacts import atomic_file
 from tasks.evaluation.comparison import compare_reports
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report
-from tasks.gguf_export.files import read_json
+from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.vocabulary.corpus import Corpus, read_corpus
@@ -49,10 +54,20 @@ class Judged:
 
 @dataclass
 class Candidate:
-    name: str
     gguf: Path
-    tokens: int
     reports: dict[str, EvaluationReport] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.gguf.stem
+
+    @property
+    def megabytes(self) -> float:
+        return self.gguf.stat().st_size / 1e6
+
+    def tokens(self) -> int:
+        with GgufFile(self.gguf) as file:
+            return file.tensors["token_embd.weight"].rows
 
 
 def read_sets(files: Sequence[Path], texts: Sequence[Path], rows: int) -> list[Judged]:
@@ -67,9 +82,7 @@ def read_sets(files: Sequence[Path], texts: Sequence[Path], rows: int) -> list[J
 
 def candidate(options: argparse.Namespace, corpus: Corpus, words: int | None) -> Candidate:
     """The file with so many words; with all tokens for None."""
-    name = "all" if words is None else f"{words}-words"
-    gguf = options.out / f"{name}.gguf"
-    config = options.out / f"{name}.config.json"
+    gguf = options.out / ("all.gguf" if words is None else f"{words}-words.gguf")
     if not gguf.exists():
         with TemporaryDirectory(dir=options.out) as scratch:
             model = options.model
@@ -77,17 +90,16 @@ def candidate(options: argparse.Namespace, corpus: Corpus, words: int | None) ->
                 model = Path(scratch) / "pruned"
                 recipe = VocabularyRecipe(words=words, minimum_count=1)
                 prune_vocabulary(options.model, model, corpus, recipe, prompt=_PROMPT)
-            config.write_bytes((model / "config.json").read_bytes())
             export_gguf(
                 model, gguf, weights=QuantType.Q4_0, embedding=options.embedding, provenance={},
                 chat_template=chat_template(_PROMPT),
             )  # fmt: skip
-    return Candidate(name, gguf, read_json(config)["vocab_size"])
+    return Candidate(gguf)
 
 
-def evaluate(candidate: Candidate, sets: Sequence[Judged], threads: int) -> None:
+def evaluate(candidate: Candidate, sets: Sequence[Judged], out: Path, threads: int) -> None:
     for judged in sets:
-        path = candidate.gguf.with_name(f"{candidate.name}-{judged.name}.json")
+        path = out / f"{candidate.name}-{judged.name}.json"
         if not path.exists():
             with LlamaServer(
                 candidate.gguf, prompt=_PROMPT, threads=threads, slots=_SLOTS, context=_CONTEXT,
@@ -121,7 +133,7 @@ def table(judged: Judged, candidates: Sequence[Candidate]) -> Table:
                 f"{_points(exact.low, '+.1f')} … {_points(exact.high, '+.1f')}",
             ]
         found.add_row(
-            candidate.name, f"{candidate.tokens:,}", f"{candidate.gguf.stat().st_size / 1e6:.1f}", *cells,
+            candidate.name, f"{candidate.tokens():,}", f"{candidate.megabytes:.1f}", *cells,
             f"{compared.same_answers / compared.rows:.1%}",
         )  # fmt: skip
     return found
@@ -131,15 +143,41 @@ def _points(share: float | None, form: str = ".1f") -> str:
     return "–" if share is None else f"{100 * share:{form}}"
 
 
+def plot(path: Path, candidates: Sequence[Candidate], sets: Sequence[Judged], speeds: dict[str, float]) -> None:
+    """Exact match over size, and over tokens a second where ``speeds`` has a file by its name."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    places = {
+        "file, MB": {each.name: each.megabytes for each in candidates},
+        "decoding, tokens/s, one thread": speeds,
+    }
+    for axes, (title, place) in zip(figure.subplots(1, 2, sharey=True), places.items(), strict=True):
+        axes.set(xlabel=title, ylabel="exact match, %" if axes.get_subplotspec().is_first_col() else "")
+        for judged in (each for each in sets if each.labelled):
+            shown = sorted((each for each in candidates if each.name in place), key=lambda each: place[each.name])
+            exact = [100 * (each.reports[judged.name].metrics.exact_match or 0) for each in shown]
+            axes.plot([place[each.name] for each in shown], exact, marker="o", label=judged.name)
+            for each, height in zip(shown, exact, strict=True):
+                axes.annotate(each.name, (place[each.name], height), xytext=(4, 4), textcoords="offset points", size=7)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
 def main(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     corpus, sets = read_corpus(options.count), read_sets(options.judge, options.texts, options.rows)
     candidates = [candidate(options, corpus, words) for words in (None, *sorted(options.words, reverse=True))]
+    candidates += [Candidate(file) for file in options.files]
     for each in candidates:
-        evaluate(each, sets, options.threads)
+        evaluate(each, sets, options.out, options.threads)
     console = Console(width=130)
     for each in sets:
         console.print(table(each, candidates))
+    if options.plot:
+        timed = json.loads(options.speed.read_text(encoding="utf-8")) if options.speed else []
+        speeds = {row["file"]: row["decode tok/s"] for row in timed if row["threads"] == 1}
+        plot(options.plot, candidates, sets, speeds)
 
 
 if __name__ == "__main__":
@@ -152,5 +190,8 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=200, help="of each file of texts")
     parser.add_argument("--words", type=int, nargs="+", default=[0, 2000, 5000, 10_000])
     parser.add_argument("--embedding", type=QuantType, default=QuantType.Q4_0)
+    parser.add_argument("--files", type=Path, nargs="+", default=[])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--speed", type=Path)
+    parser.add_argument("--plot", type=Path)
     main(parser.parse_args())
