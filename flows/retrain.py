@@ -31,6 +31,7 @@ from tasks.judge_gates import judge_gates
 from tasks.package_model import package_model
 from tasks.prepare_base import prepare_base
 from tasks.pretrain_base import pretrain_base
+from tasks.prune_depth import prune_depth
 from tasks.prune_vocabulary import prune_vocabulary
 from tasks.register_version import register_version
 from tasks.steps import Steps
@@ -168,6 +169,10 @@ def train(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home, text
     else:
         base = prepare_base(settings.student.base, snapshot, place.bases)
         student_base = started(base, "student")
+    if settings.student.depth:
+        student_base = steps.run(
+            prune_depth, base=student_base, snapshot=snapshot, recipe=settings.student.depth, prompt=settings.prompt
+        ).model
     student = steps.run(
         distill_student,
         base=student_base,

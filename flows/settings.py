@@ -12,6 +12,7 @@ from deployment.turns import Turns
 from registry.errors import UsageError
 from tasks.bases.spec import StartingBase, StudentBase
 from tasks.cores import usable_cores
+from tasks.depth.recipe import DepthRecipe
 from tasks.gates.thresholds import Thresholds
 from tasks.quant.types import QuantType
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
@@ -31,6 +32,7 @@ class TeacherSettings(_Settings):
 
 class StudentSettings(_Settings):
     base: StudentBase
+    depth: DepthRecipe | None = Field(default=None, description="layers of the base that stay; all without it")
     training: TrainingRecipe
     distill: DistillRecipe
 

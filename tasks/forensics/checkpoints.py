@@ -16,6 +16,7 @@ import numpy as np
 
 from registry.errors import UsageError
 from tasks.forensics.names import name_from_gguf, plain_name
+from tasks.gguf_export.base_layers import base_layers, base_layers_of_file
 from tasks.gguf_export.checkpoint import Checkpoint as SafetensorsFolder
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.files import read_json
@@ -60,13 +61,14 @@ class Checkpoint:
     """What was found at a path.
 
     ``stores_gain`` says that a norm is stored as the gain itself, whatever the architecture adds to the
-    weight in Hugging Face's convention.
+    weight in Hugging Face's convention; ``base_layers`` which layers of its base a model has that lost some.
     """
 
     format: str
     architecture: str
     tensors: tuple[StoredTensor, ...]
     stores_gain: bool = False
+    base_layers: tuple[int, ...] | None = None
 
 
 @contextmanager
@@ -99,12 +101,19 @@ def _from_gguf(file: GgufFile) -> Checkpoint:
         )
         for name, tensor in file.tensors.items()
     ]
-    return Checkpoint(format="gguf", architecture=architecture, tensors=tuple(tensors), stores_gain=True)
+    return Checkpoint(
+        format="gguf",
+        architecture=architecture,
+        tensors=tuple(tensors),
+        stores_gain=True,
+        base_layers=base_layers_of_file(file.metadata),
+    )
 
 
 @contextmanager
 def _folder(path: Path) -> Iterator[Checkpoint]:
-    architecture = str(read_json(path / "config.json").get("model_type", "unknown"))
+    config = read_json(path / "config.json")
+    architecture = str(config.get("model_type", "unknown"))
     with SafetensorsFolder(path) as files:
         tensors = [
             StoredTensor(
@@ -115,7 +124,12 @@ def _folder(path: Path) -> Iterator[Checkpoint]:
             )
             for name, tensor in files.tensors.items()
         ]
-        yield Checkpoint(format="safetensors", architecture=architecture, tensors=tuple(tensors))
+        yield Checkpoint(
+            format="safetensors",
+            architecture=architecture,
+            tensors=tuple(tensors),
+            base_layers=base_layers(config),
+        )
 
 
 @contextmanager

@@ -111,9 +111,14 @@ class OutlierComparison(BaseModel):
 def compare_outliers(
     candidate: ModelStatistics, baseline: ModelStatistics, *, ratio_max: float = RATIO_MAX
 ) -> OutlierComparison:
-    """Compare the norm gains of ``candidate`` with those of ``baseline``, channel by channel."""
-    ours = {tensor.name: tensor.gains for tensor in candidate.tensors if tensor.gains}
-    theirs = {tensor.name: tensor.gains for tensor in baseline.tensors if tensor.gains}
+    """Compare the norm gains of ``candidate`` with those of ``baseline``, channel by channel.
+
+    Layers that one of the two was made without are left out.
+    """
+    dropped = _dropped_layers(candidate, baseline)
+    ours, theirs = (
+        {norm.name: norm.gains for norm in model.norms if norm.layer not in dropped} for model in (candidate, baseline)
+    )
     return OutlierComparison(
         candidate=candidate.model,
         baseline=baseline.model,
@@ -121,6 +126,12 @@ def compare_outliers(
         norms=tuple(_change(name, ours.get(name), theirs.get(name), ratio_max) for name in {**ours, **theirs}),
         nonfinite=tuple(tensor.name for tensor in candidate.tensors if tensor.nonfinite),
     )
+
+
+def _dropped_layers(*models: ModelStatistics) -> set[int]:
+    layers = [{tensor.layer for tensor in model.tensors if tensor.layer is not None} for model in models]
+    known = [own for own, model in zip(layers, models, strict=True) if model.base_layers]
+    return {layer for own in known for layer in set().union(*layers) - own}
 
 
 def _change(name: str, ours: NormGains | None, theirs: NormGains | None, ratio_max: float) -> NormChange:

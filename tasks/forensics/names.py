@@ -1,6 +1,7 @@
 """Names of tensors: one spelling for Hugging Face folders and GGUF files, so that models can be compared."""
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 
 # Architectures whose RMSNorm multiplies by 1 + w: a folder stores w, a GGUF file stores 1 + w.
@@ -75,3 +76,12 @@ def layer_and_part(name: str) -> tuple[int | None, str]:
     """``model.layers.16.self_attn.q_norm.weight`` -> (16, ``self_attn.q_norm``); None outside the blocks."""
     match = _LAYER.search(name)
     return (int(match[1]), match[2]) if match else (None, name.rpartition(".")[0] or name)
+
+
+def name_in_base(name: str, base_layers: Sequence[int]) -> str:
+    """The name that a tensor had in the base, of whose layers the model has ``base_layers``."""
+    match = _LAYER.search(name)
+    if match is None or int(match[1]) >= len(base_layers):
+        return name
+    begin, end = match.span(1)
+    return f"{name[:begin]}{base_layers[int(match[1])]}{name[end:]}"

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.errors import UsageError
 from tasks.forensics.checkpoints import Checkpoint, StoredTensor, open_checkpoint
-from tasks.forensics.names import TensorKind, kind_of, layer_and_part, norm_offset
+from tasks.forensics.names import TensorKind, kind_of, layer_and_part, name_in_base, norm_offset
 from tasks.forensics.streaming import Chunks, outlying, summarise
 
 _KEPT_ENTRIES = 1 << 23  # 32 MB of float32
@@ -64,7 +64,10 @@ class TensorStatistics(BaseModel):
 
 
 class ModelStatistics(BaseModel):
-    """Every tensor of a model in the order of its layers; the schema of ``--json``."""
+    """Every tensor of a model in the order of its layers; the schema of ``--json``.
+
+    Layers have their numbers in the base; ``base_layers`` lists them for a model that lost some.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,6 +76,7 @@ class ModelStatistics(BaseModel):
     format: str
     architecture: str
     parameters: int
+    base_layers: tuple[int, ...] | None = None
     tensors: tuple[TensorStatistics, ...]
 
     @property
@@ -112,6 +116,7 @@ def tensor_statistics(model: Path) -> ModelStatistics:
         format=checkpoint.format,
         architecture=checkpoint.architecture,
         parameters=sum(tensor.entries for tensor in measured),
+        base_layers=checkpoint.base_layers,
         tensors=tuple(sorted(measured, key=_layer_order)),
     )
 
@@ -122,8 +127,9 @@ def _layer_order(tensor: TensorStatistics) -> tuple[float, str]:
 
 
 def _measure(tensor: StoredTensor, checkpoint: Checkpoint) -> TensorStatistics:
-    kind = kind_of(tensor.name, tensor.shape)
-    layer, part = layer_and_part(tensor.name)
+    name = name_in_base(tensor.name, checkpoint.base_layers) if checkpoint.base_layers else tensor.name
+    kind = kind_of(name, tensor.shape)
+    layer, part = layer_and_part(name)
     if kind is TensorKind.NORM:
         weight, gain = _weight_and_gain(tensor, checkpoint)
         chunks, gains = _repeated([weight]), _norm_gains(gain)
@@ -133,7 +139,7 @@ def _measure(tensor: StoredTensor, checkpoint: Checkpoint) -> TensorStatistics:
     if gains:
         figures["outliers"] = gains.outliers
     return TensorStatistics(
-        name=tensor.name,
+        name=name,
         kind=kind,
         layer=layer,
         part=part,

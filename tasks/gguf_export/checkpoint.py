@@ -6,7 +6,7 @@ threads do not wait for each other. Format: https://huggingface.co/docs/safetens
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -20,6 +20,7 @@ from tasks.gguf_export.files import open_file, parse_json, read_json, shown
 
 _MAX_HEADER = 16 << 20  # bytes, a hundred thousand tensors
 _MAX_NAME = 256  # characters
+_CHUNK_BYTES = 8 << 20
 _ITEM_SIZE = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -97,6 +98,13 @@ class Checkpoint:
         if len(raw) != length:
             raise UsageError(f"{name} was cut short while it was read; copy the checkpoint again.")
         return raw
+
+    def raw_chunks(self, name: str) -> Iterator[bytes]:
+        """All rows of a tensor as the file stores them, some megabytes at a time."""
+        tensor = self.tensors[name]
+        step = max(1, _CHUNK_BYTES // tensor.row_bytes)
+        for start in range(0, tensor.row_count, step):
+            yield self.raw_rows(name, start, min(start + step, tensor.row_count))
 
     def _open(self, path: Path) -> None:
         descriptor = open_file(path)

@@ -26,6 +26,7 @@ from tasks.gguf_export.architectures import (
     architecture_of_file,
     describe,
 )
+from tasks.gguf_export.base_layers import CONFIG_KEY, base_layers_of_file
 from tasks.gguf_export.checkpoint import safetensors_header
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.files import shown
@@ -112,6 +113,7 @@ def model_config(file: GgufFile, model: Model) -> dict[str, Any]:
     eos = _token_id(file, "eos")
     ends = {turns.form.end for turns in Turns}
     end_of_turn = [id_ for id_, token in enumerate(tokens) if token in ends]
+    layers = base_layers_of_file(file.metadata)
     return {
         "architectures": [model.architecture.causal_lm],
         "model_type": model.architecture.model_type,
@@ -120,6 +122,7 @@ def model_config(file: GgufFile, model: Model) -> dict[str, Any]:
         "eos_token_id": [eos, *(id_ for id_ in end_of_turn if id_ != eos)],
         "pad_token_id": _token_id(file, "padding"),
         "dtype": "float32",
+        **({CONFIG_KEY: list(layers)} if layers else {}),
     }
 
 

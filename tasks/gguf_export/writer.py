@@ -21,6 +21,7 @@ from yaml import YAMLError
 from registry.artifacts import atomic_file
 from registry.errors import UsageError
 from tasks.cores import usable_cores
+from tasks.gguf_export.base_layers import FILE_KEY, as_text, base_layers
 from tasks.gguf_export.checkpoint import Checkpoint
 from tasks.gguf_export.container import ALIGNMENT, header_bytes
 from tasks.gguf_export.encode import encode
@@ -160,6 +161,8 @@ def _plan(
     folder, model = source.folder, source.model
     if LICENCE_KEYS["license"] not in provenance:
         provenance = {**provenance, **_card_licence(folder)}
+    if layers := base_layers(source.config):
+        provenance = {**provenance, FILE_KEY: as_text(layers)}
     plans = tuple(plan_types(model, weights=weights, embedding=embedding).values())
     entries = metadata(
         model,

@@ -40,15 +40,8 @@ def write_weights(path: Path, checkpoint: Checkpoint, rows: Sequence[Row], *, ti
     with path.open("wb") as stream:
         stream.write(safetensors_header(shapes))
         for name in tensors:
-            for chunk in _gathered(checkpoint, name, rows) if name in _PRUNED else _copied(checkpoint, name):
+            for chunk in _gathered(checkpoint, name, rows) if name in _PRUNED else checkpoint.raw_chunks(name):
                 stream.write(chunk)
-
-
-def _copied(checkpoint: Checkpoint, name: str) -> Iterator[bytes]:
-    tensor = checkpoint.tensors[name]
-    step = max(1, _CHUNK_BYTES // tensor.row_bytes)
-    for start in range(0, tensor.row_count, step):
-        yield checkpoint.raw_rows(name, start, min(start + step, tensor.row_count))
 
 
 def _gathered(checkpoint: Checkpoint, name: str, rows: Sequence[Row]) -> Iterator[bytes]:

@@ -208,7 +208,7 @@ def test_unlabelled_texts_are_learnt_before_the_labels(home: Path, data: Path, t
     assert file_sha256(next((home / "texts").iterdir())) in (Path(card) / "README.md").read_text()
 
 
-def test_a_vocabulary_is_chosen_before_anything_is_trained(home: Path, data: Path, tmp_path: Path) -> None:
+def test_vocabulary_and_depth_are_chosen_before_training(home: Path, data: Path, tmp_path: Path) -> None:
     spec = ScratchBase.model_validate(tomllib.loads((PROFILES_FOLDER / "tiny.toml").read_text())["teacher"]["base"])
     labels = load_label_set(SAMPLE_DIR / "labels.toml")
     build_scratch_base(spec, read_jsonl(SAMPLE_DIR / "train.jsonl", labels)[0], labels, tmp_path / "base")
@@ -217,6 +217,7 @@ def test_a_vocabulary_is_chosen_before_anything_is_trained(home: Path, data: Pat
     profile, texts, report = tmp_path / "pruned.toml", tmp_path / "texts.txt", tmp_path / "summary.json"
     profile.write_text(
         f"{head}{base}{tail[tail.index('[teacher.training]') :]}\n[vocabulary]\nwords = 0\nminimum_count = 1\n"
+        "[student.depth]\nlayers = 3\n"
     )
     texts.write_text("Surface grinder SG-402 leaks.\n")
     arguments = ["retrain", "--profile", profile, "--data", data, "--texts", texts, "--summary", report]
@@ -231,6 +232,9 @@ def test_a_vocabulary_is_chosen_before_anything_is_trained(home: Path, data: Pat
     with GgufFile(Path(gguf)) as file:
         assert len(file.metadata["tokenizer.ggml.tokens"]) == kept["tokens"] < kept["tokens_before"] == 1024
         assert file.metadata["gemmill.base_sha256"] == Artifact.of("base", tmp_path / "base").sha256
+        assert file.metadata["gemma3.block_count"] == 3
+        measured = json.loads(next((home / "steps").glob("prune_depth-*/depth.json")).read_text())
+        assert file.metadata["gemmill.base_layers"] == ",".join(map(str, measured["kept"]))
     assert "prune_teacher_vocabulary" in summary["seconds"]
     again = _gemmill(home, *arguments)
     assert "prune_teacher_vocabulary" in json.loads(report.read_text())["reused"], again.stderr
