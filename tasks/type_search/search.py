@@ -36,7 +36,7 @@ class Outcome(StrEnum):
 
     CHOSEN = "chosen"
     FAILED = "failed"
-    OVER_BUDGET = "over the budget"
+    OVER_BUDGET = "over budget"
     NOT_TRIED = "not tried"  # a smaller one passed, or nothing was measured yet
 
 

@@ -215,7 +215,7 @@ def test_convert_auto_keeps_the_smallest_file_that_answers_as_the_largest(
     out, report, page = tmp_path / "tiny.gguf", tmp_path / "types.json", tmp_path / "types.html"
     auto = ["convert", tiny_model_dir, out, "--type", "auto"]
     planned = gemmill(*auto, "--plan", "--budget", "0.1MB")
-    assert planned.code == 0 and "over the budget" in planned.out and not out.exists()
+    assert planned.code == 0 and "over budget" in planned.out and not out.exists()
     blocked = gemmill(*auto, "--data", data, "--profile", "tiny", "--threads", 1)
     blocked.assert_refused(3, "fails by json_validity: 0 is below the floor of 0.995")
     assert not out.exists() and "failed" in blocked.out
