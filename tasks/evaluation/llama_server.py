@@ -29,6 +29,7 @@ _START_TIMEOUT = 180.0  # seconds; a 1B file on a cold disk and a busy machine t
 _REQUEST_TIMEOUT = 600.0  # seconds for one answer
 _LOG_BYTES = 1 << 20  # far more than llama.cpp's errors ever take
 _TEXTS_PER_REQUEST = 500
+_CERTAIN = 1e6  # added to a logit: far above any other
 _STOP_TIMEOUT = 5.0  # seconds from closing the child's input to killing it
 
 
@@ -146,13 +147,18 @@ class LlamaServer:
 
     def next_token_logprobs(self, ids: Sequence[int], n: int | None = None) -> dict[int, float]:
         """Log-probabilities of the ``n`` likeliest tokens after ``ids``, likeliest first; None means all."""
-        [first] = self.answer_logprobs(ids, n, max_tokens=1)
+        # The server holds back a token that is a part of a character, and what it knows of it; so another is sampled,
+        # the last one again, which leaves the probabilities as they are.
+        [first] = self._logprobs(ids, n, {"n_predict": 1, "logit_bias": [[ids[-1], _CERTAIN]]})
         return first
 
     def answer_logprobs(self, ids: Sequence[int], n: int | None = None, *, max_tokens: int) -> list[dict[int, float]]:
         """The same for every token of the greedy answer to ``ids``, whose tokens are the likeliest ones; the token that
         ends it is the last."""
-        body = {"prompt": list(ids), "n_predict": max_tokens, "n_probs": n or self._vocabulary_size, **_GREEDY}
+        return self._logprobs(ids, n, {"n_predict": max_tokens})
+
+    def _logprobs(self, ids: Sequence[int], n: int | None, options: Mapping[str, Any]) -> list[dict[int, float]]:
+        body = {"prompt": list(ids), "n_probs": n or self._vocabulary_size, **options, **_GREEDY}
         found = self._post("/completion", body)["completion_probabilities"]
         return [{item["id"]: item["logprob"] for item in token["top_logprobs"]} for token in found]
 

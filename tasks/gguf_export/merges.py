@@ -43,7 +43,7 @@ def check_merges(path: Path, merges: list[Any], pieces: Sequence[str], types: Se
 
     ``path`` is the tokenizer.json that holds ``merges``, for the message.
     """
-    flat = _flat(path, merges)
+    flat = merge_texts(path, merges)
     merged = _pair_hash(*_Hashes(flat).whole.reshape(-1, 2).T)
     ids = {piece: id_ for id_, piece in enumerate(pieces) if piece}
     joins = _joins(list(ids))
@@ -122,8 +122,11 @@ def _pair_hash(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return left * _PAIR + right
 
 
-def _flat(path: Path, merges: list[Any]) -> list[str]:
-    """Left and right part of each merge in turn; older files write the two with a space between."""
+def merge_texts(path: Path, merges: list[Any]) -> list[str]:
+    """Left and right part of each merge in turn; GGUF and older tokenizer.json write the two with a space between.
+
+    Raises UsageError, naming ``path``, for what is no pair of texts.
+    """
     pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
     if set(map(type, pairs)) <= {list} and set(map(len, pairs)) <= {2}:
         flat = list(chain.from_iterable(pairs))

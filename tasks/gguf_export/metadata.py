@@ -14,7 +14,7 @@ from registry.errors import UsageError
 from tasks.gguf_export.architectures import Key, Model
 from tasks.gguf_export.container import KeyValue
 from tasks.gguf_export.files import shown
-from tasks.gguf_export.vocabulary import Vocabulary
+from tasks.gguf_export.vocabulary import ByteLevelVocabulary, Vocabulary
 from tasks.quant.types import QuantType
 
 _PROVENANCE = ("general.", "gemmill.")
@@ -31,7 +31,7 @@ _FILE_TYPES = {
 
 def metadata(
     model: Model,
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | ByteLevelVocabulary,
     *,
     weights: QuantType,
     name: str,
@@ -103,29 +103,49 @@ def _architecture(model: Model, weights: QuantType) -> list[KeyValue]:
     ]
 
 
-def _tokenizer(vocabulary: Vocabulary, chat_template: str | None) -> list[KeyValue]:
-    def id_(key: str, value: int) -> KeyValue:
-        return KeyValue(f"tokenizer.ggml.{key}_token_id", GGUFValueType.UINT32, value)
-
-    def switch(key: str, on: bool) -> KeyValue:
-        return KeyValue(f"tokenizer.ggml.{key}", GGUFValueType.BOOL, on)
+def _tokenizer(vocabulary: Vocabulary | ByteLevelVocabulary, chat_template: str | None) -> list[KeyValue]:
+    def id_(key: str, value: int | None) -> list[KeyValue]:
+        return [] if value is None else [KeyValue(f"tokenizer.ggml.{key}_token_id", GGUFValueType.UINT32, value)]
 
     return [
-        _text("tokenizer.ggml.model", "llama"),
-        _text("tokenizer.ggml.pre", "default"),
-        KeyValue("tokenizer.ggml.tokens", GGUFValueType.STRING, vocabulary.tokens),
-        KeyValue("tokenizer.ggml.scores", GGUFValueType.FLOAT32, vocabulary.scores),
-        KeyValue("tokenizer.ggml.token_type", GGUFValueType.INT32, vocabulary.types),
-        id_("bos", vocabulary.bos),
-        id_("eos", vocabulary.eos),
-        id_("unknown", vocabulary.unknown),
-        id_("padding", vocabulary.padding),
-        switch("add_bos_token", True),
-        switch("add_sep_token", False),
-        switch("add_eos_token", False),
+        *_pieces(vocabulary),
+        *id_("bos", vocabulary.bos),
+        *id_("eos", vocabulary.eos),
+        *id_("unknown", vocabulary.unknown),
+        *id_("padding", vocabulary.padding),
+        _switch("add_bos_token", vocabulary.add_bos),
+        _switch("add_sep_token", False),
+        _switch("add_eos_token", False),
         *([_text("tokenizer.chat_template", chat_template)] if chat_template else []),
-        switch("add_space_prefix", False),
+        *([_switch("add_space_prefix", vocabulary.space_prefix)] if isinstance(vocabulary, Vocabulary) else []),
     ]
+
+
+def _pieces(vocabulary: Vocabulary | ByteLevelVocabulary) -> list[KeyValue]:
+    tokens = KeyValue("tokenizer.ggml.tokens", GGUFValueType.STRING, vocabulary.tokens)
+    types = KeyValue("tokenizer.ggml.token_type", GGUFValueType.INT32, vocabulary.types)
+    match vocabulary:
+        case ByteLevelVocabulary():
+            merges = [" ".join(pair) for pair in vocabulary.merges]
+            return [
+                _text("tokenizer.ggml.model", "gpt2"),
+                _text("tokenizer.ggml.pre", vocabulary.pre),
+                tokens,
+                types,
+                KeyValue("tokenizer.ggml.merges", GGUFValueType.STRING, merges),
+            ]
+        case Vocabulary():
+            return [
+                _text("tokenizer.ggml.model", "llama"),
+                _text("tokenizer.ggml.pre", "default"),
+                tokens,
+                KeyValue("tokenizer.ggml.scores", GGUFValueType.FLOAT32, vocabulary.scores),
+                types,
+            ]
+
+
+def _switch(key: str, on: bool) -> KeyValue:
+    return KeyValue(f"tokenizer.ggml.{key}", GGUFValueType.BOOL, on)
 
 
 def _text(key: str, value: str) -> KeyValue:

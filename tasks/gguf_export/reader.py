@@ -31,8 +31,9 @@ from tasks.gguf_export.checkpoint import safetensors_header
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.files import shown
 from tasks.gguf_export.metadata import sampling_entries
+from tasks.gguf_export.stored_tokenizer import find_token_id, read_list, read_tokenizer, token_id
 from tasks.gguf_export.tokenizer_json import tokenizer_json
-from tasks.gguf_export.vocabulary import Vocabulary, check_pieces
+from tasks.gguf_export.vocabulary import ByteLevelVocabulary, Vocabulary
 
 _KINDS: dict[GGUFValueType, tuple[type, str, float]] = {  # with the limit that a number is below
     GGUFValueType.UINT32: (int, "a positive whole number", 2**31),
@@ -40,13 +41,6 @@ _KINDS: dict[GGUFValueType, tuple[type, str, float]] = {  # with the limit that 
     GGUFValueType.STRING: (str, "a text", inf),
 }
 _CHUNK_ELEMENTS = 1 << 22  # 16 MB of float32 at a time
-_SWITCHES = {  # of the tokenizer: what Gemma 3 has, and what llama.cpp takes where the file says nothing
-    "add_bos_token": (True, True),
-    "add_eos_token": (False, False),
-    "add_space_prefix": (False, True),
-    "remove_extra_whitespaces": (False, False),
-    "escape_whitespaces": (True, True),
-}
 
 
 def import_gguf(gguf: Path, out_dir: Path) -> None:
@@ -62,7 +56,7 @@ def import_gguf(gguf: Path, out_dir: Path) -> None:
         model = read_model(file)
         config = model_config(file, model)
         _check_described(file, config)
-        vocabulary = read_vocabulary(file)
+        vocabulary = read_tokenizer(file)
         _check_tensors(file, model)
         tokenizer_config, generation_config = (
             _tokenizer_config(file, config, vocabulary),
@@ -95,7 +89,7 @@ def read_model(file: GgufFile) -> Model:
         if key.startswith(f"{architecture.gguf}.") and foreign and value != "none":
             raise UsageError(f"{file.path} sets {shown(key)}, which the import does not support.")
     fields: Fields = {
-        "vocab_size": len(_list(file, "tokenizer.ggml.tokens", str)),
+        "vocab_size": len(read_list(file, "tokenizer.ggml.tokens", str)),
         "tie_word_embeddings": Model(architecture, {}).gguf_name(OUTPUT) not in file.tensors,
     }
     for key in (*architecture.keys, *architecture.late_keys):
@@ -110,7 +104,7 @@ def read_model(file: GgufFile) -> Model:
 def model_config(file: GgufFile, model: Model) -> dict[str, Any]:
     """config.json of a causal language model with the shapes and constants of ``file``."""
     tokens = file.metadata["tokenizer.ggml.tokens"]
-    eos = _token_id(file, "eos")
+    bos, eos, padding = find_token_id(file, "bos"), token_id(file, "eos"), find_token_id(file, "padding")
     ends = {turns.form.end for turns in Turns}
     end_of_turn = [id_ for id_, token in enumerate(tokens) if token in ends]
     layers = base_layers_of_file(file.metadata)
@@ -118,9 +112,9 @@ def model_config(file: GgufFile, model: Model) -> dict[str, Any]:
         "architectures": [model.architecture.causal_lm],
         "model_type": model.architecture.model_type,
         **model.architecture.config(model.fields),
-        "bos_token_id": _token_id(file, "bos"),
+        "bos_token_id": bos,
         "eos_token_id": [eos, *(id_ for id_ in end_of_turn if id_ != eos)],
-        "pad_token_id": _token_id(file, "padding"),
+        "pad_token_id": padding,
         "dtype": "float32",
         **({CONFIG_KEY: list(layers)} if layers else {}),
     }
@@ -132,34 +126,6 @@ def _check_described(file: GgufFile, config: dict[str, Any]) -> None:
         describe(config)
     except UsageError as error:
         raise UsageError(f"{file.path} holds no model that can be imported: {error}") from error
-
-
-def read_vocabulary(file: GgufFile) -> Vocabulary:
-    """The vocabulary of ``file``. Raises UsageError where it is not SentencePiece's, or unsound."""
-    model = file.metadata.get("tokenizer.ggml.model")
-    if model != "llama":
-        raise UsageError(
-            f"{file.path} holds the tokenizer {shown(model)}; Gemma 3 has SentencePiece, which GGUF calls 'llama'."
-        )
-    for switch, (needed, default) in _SWITCHES.items():
-        if file.metadata.get(f"tokenizer.ggml.{switch}", default) is not needed:
-            raise UsageError(
-                f"{file.path} does not say tokenizer.ggml.{switch} = {needed}, as Gemma 3's tokenizer does."
-            )
-    tokens, scores, types = (
-        _list(file, f"tokenizer.ggml.{key}", kind)
-        for key, kind in (("tokens", str), ("scores", float), ("token_type", int))
-    )
-    check_pieces(file.path, tokens, scores, types)
-    return Vocabulary(
-        tokens=tokens,
-        scores=scores,
-        types=types,
-        bos=_token_id(file, "bos"),
-        eos=_token_id(file, "eos"),
-        unknown=_token_id(file, "unknown"),
-        padding=_token_id(file, "padding"),
-    )
 
 
 def tensor_rows(file: GgufFile, name: str, layout: Layout) -> Iterator[np.ndarray]:
@@ -204,7 +170,10 @@ def _generation_config(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]
     return {**ids, **({"do_sample": True} if sampling else {}), **sampling}
 
 
-def _tokenizer_config(file: GgufFile, config: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+def _tokenizer_config(
+    file: GgufFile, config: dict[str, Any], vocabulary: Vocabulary | ByteLevelVocabulary
+) -> dict[str, Any]:
+    special = {"bos": vocabulary.bos, "eos": vocabulary.eos, "unk": vocabulary.unknown, "pad": vocabulary.padding}
     turns = turns_in(set(vocabulary.tokens))
     own = chat_template(Prompt(turns=turns)) if turns else None
     template = file.metadata.get("tokenizer.chat_template", own)
@@ -212,22 +181,12 @@ def _tokenizer_config(file: GgufFile, config: dict[str, Any], vocabulary: Vocabu
         raise UsageError(f"{file.path} has a tokenizer.chat_template that is no text.")
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": vocabulary.tokens[vocabulary.bos],
-        "eos_token": vocabulary.tokens[vocabulary.eos],
-        "unk_token": vocabulary.tokens[vocabulary.unknown],
-        "pad_token": vocabulary.tokens[vocabulary.padding],
+        **{f"{name}_token": None if id_ is None else vocabulary.tokens[id_] for name, id_ in special.items()},
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         "model_max_length": config["max_position_embeddings"],
         **({"chat_template": template} if template else {}),
     }
-
-
-def _list(file: GgufFile, key: str, kind: type) -> list[Any]:
-    values = file.metadata.get(key)
-    if not isinstance(values, list) or not all(type(value) is kind for value in values):
-        raise UsageError(f"{file.path} lacks a sound list under {key}.")
-    return values
 
 
 def _read_number(file: GgufFile, architecture: Architecture, key: Key, fields: Fields) -> None:
@@ -247,16 +206,6 @@ def _read_number(file: GgufFile, architecture: Architecture, key: Key, fields: F
 def _shortest(value: Any) -> Any:
     """A float32 as the decimal that people wrote: 1e-06, not 9.999999974752427e-07."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
-
-
-def _token_id(file: GgufFile, name: str) -> int:
-    value = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    if type(value) is not int or not isinstance(tokens, list) or not 0 <= value < len(tokens):
-        raise UsageError(
-            f"{file.path} has tokenizer.ggml.{name}_token_id = {shown(value)}, which is no id of its vocabulary."
-        )
-    return value
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -16,12 +16,14 @@ from pydantic import BaseModel, ConfigDict
 from deployment.modelfile import Limits, Modelfile
 from deployment.ollama_prompt import ollama_prompt
 from deployment.prompt import Prompt, encode_prompt, require_turns
-from deployment.prompt_parity import CONVERSATIONS, messages
+from deployment.prompt_parity import CONVERSATIONS, Conversation, messages
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Model, text_name
 from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.pre_tokenizers import PRE_TOKENIZERS
 from tasks.gguf_export.reader import tensor_rows
+from tasks.gguf_export.rounding import error_bound
 from tasks.gguf_export.source import Source, open_source
 
 logger = logging.getLogger(__name__)
@@ -100,10 +102,15 @@ def verify_gguf(
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     require_turns(tokenizer, prompt)
     with GgufFile(gguf) as file, open_source(model_dir) as source:
-        model = source.model
+        model, pre = source.model, PRE_TOKENIZERS.get(str(file.metadata.get("tokenizer.ggml.pre")))
         checks = [_tensor_names(file, model), _tensor_errors(file, source), _stop_token(file, prompt)]
+
+    def as_written(*parts: str) -> bool:
+        return pre is None or pre.reads_as_written("".join(parts))
+
     with LlamaServer(gguf, prompt=prompt, threads=threads, slots=1) as server:
-        texts = [*PARITY_TEXTS, *prompts]
+        texts = [text for text in (*PARITY_TEXTS, *prompts) if as_written(text)]
+        conversations = [turns for turns in CONVERSATIONS if as_written(*turns)]
         checks += [
             _same_tokens(
                 "token",
@@ -113,12 +120,12 @@ def verify_gguf(
             ),
             _same_tokens(
                 "prompt",
-                [*texts, *(turns[0] for turns in CONVERSATIONS)],
+                [*texts, *(turns[0] for turns in conversations)],
                 lambda command: encode_prompt(tokenizer, prompt, command),
                 server.tokenize_prompt,
             ),
-            *_conversations(server, tokenizer, prompt, texts),
-            _one_bos(server, prompts, tokenizer.bos_token_id),
+            *_conversations(server, tokenizer, prompt, [*conversations, *((text,) for text in texts)]),
+            _one_bos(server, tokenizer, prompts),
         ]
         ids = [encode_prompt(tokenizer, prompt, command) for command in prompts]
         found = [_distribution(server.next_token_logprobs(item)) for item in ids]
@@ -127,31 +134,6 @@ def verify_gguf(
         if not check.passed:
             logger.error("%s: %s is %.3g, bound %.3g %s", gguf, check.name, check.value, check.bound, check.detail)
     return VerifyReport(passed=all(check.passed for check in checks), checks=checks)
-
-
-def error_bound(values: np.ndarray, type_: GGMLQuantizationType) -> np.ndarray:
-    """The largest error that rounding ``values`` (rows, row length) to ``type_`` may make, same shape.
-
-    Half a step, or a whole one at the end of a lopsided grid, and the rounding of the block's fp16 numbers.
-    """
-    if type_ is GGMLQuantizationType.F32:
-        return np.zeros_like(values)
-    if type_ is GGMLQuantizationType.F16:
-        return np.abs(values) * 2.0**-11 + 2.0**-25
-    if type_ is GGMLQuantizationType.BF16:
-        return np.abs(values) * 2.0**-8 + 2.0**-134
-    blocks = values.reshape(-1, 32)
-    largest = np.abs(blocks).max(axis=1, keepdims=True)
-    spread = blocks.max(axis=1, keepdims=True) - blocks.min(axis=1, keepdims=True)
-    steps, codes = {  # the error in the values before d is rounded; the largest code that multiplies d
-        GGMLQuantizationType.Q8_0: (largest / 127 / 2, 127),
-        GGMLQuantizationType.Q4_0: (largest / 8, 8),
-        GGMLQuantizationType.Q5_0: (largest / 16, 16),
-        GGMLQuantizationType.Q4_1: (spread / 15 / 2, 16),
-        GGMLQuantizationType.Q5_1: (spread / 31 / 2, 32),
-    }[type_]
-    fp16 = (largest + spread) * 2.0**-11 + codes * 2.0**-25
-    return np.broadcast_to(steps * 1.001 + fp16, blocks.shape).reshape(values.shape)
 
 
 def _tensor_names(file: GgufFile, model: Model) -> Check:
@@ -198,7 +180,9 @@ def _same_tokens(
     )
 
 
-def _conversations(server: LlamaServer, tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> Iterator[Check]:
+def _conversations(
+    server: LlamaServer, tokenizer: Any, prompt: Prompt, conversations: Sequence[Conversation]
+) -> Iterator[Check]:
     """Conversations as text through each template, against the ids of training."""
     modelfile = Modelfile.of("", prompt, Limits(), "")
 
@@ -214,16 +198,19 @@ def _conversations(server: LlamaServer, tokenizer: Any, prompt: Prompt, texts: S
         text = ollama_prompt(modelfile.template, messages(turns), system=modelfile.system)
         return server.tokenize(text, add_bos=True, parse_special=True)
 
-    conversations = [*CONVERSATIONS, *((text,) for text in texts)]
     for name, found in (("transformers", transformers), ("llama.cpp", llama_cpp), ("Ollama", ollama)):
         yield _same_tokens(
             f"{name} chat template", conversations, lambda turns: encode_prompt(tokenizer, prompt, *turns), found
         )
 
 
-def _one_bos(server: LlamaServer, prompts: Sequence[str], bos: int) -> Check:
+def _one_bos(server: LlamaServer, tokenizer: Any, prompts: Sequence[str]) -> Check:
+    """One before each prompt, or none where the tokenizer puts none: there a BOS may also be what opens a turn."""
+    if not tokenizer.encode("", add_special_tokens=True):
+        found = len(server.tokenize("", add_bos=True))
+        return _at_most("BOS tokens in a prompt", found, 0)
     counts = [
-        render(command).count(bos)
+        render(command).count(tokenizer.bos_token_id)
         for command in prompts or [""]
         for render in (server.tokenize_prompt, server.chat_template_ids)
     ]

@@ -29,7 +29,7 @@ from tasks.gguf_export.files import read_json, read_text
 from tasks.gguf_export.metadata import LICENCE_KEYS, metadata
 from tasks.gguf_export.plan import TensorPlan, ggml_type, plan_types
 from tasks.gguf_export.source import Source, open_source
-from tasks.gguf_export.tokenizer import load_vocabulary
+from tasks.gguf_export.tokenizer import load_tokenizer
 from tasks.quant.types import QuantType
 
 _CHUNK_WEIGHTS = 1 << 17  # 512 KB of float32, which fits a core's cache
@@ -166,7 +166,7 @@ def _plan(
     plans = tuple(plan_types(model, weights=weights, embedding=embedding).values())
     entries = metadata(
         model,
-        load_vocabulary(folder, {**source.config, **model.fields}),
+        load_tokenizer(folder, {**source.config, **model.fields}),
         weights=weights,
         name=provenance.get("general.name", folder.resolve().name),
         sampling=_optional_json(folder / "generation_config.json"),

@@ -90,7 +90,8 @@ def merge_pairs(tokenizer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _structure(vocabulary: Vocabulary, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> set[int]:
     """Special tokens that every text may need, bytes, runs of white space, and the characters of common alphabets."""
-    kept = {vocabulary.bos, vocabulary.eos, vocabulary.unknown, vocabulary.padding}
+    kept = {vocabulary.bos, vocabulary.eos, vocabulary.unknown}
+    kept |= set() if vocabulary.padding is None else {vocabulary.padding}
     kept |= set(_template_ids(tokenizer.get("post_processor")))
     for configured in map(config.get, _SPECIAL_IDS):
         kept |= {id_ for id_ in (configured if isinstance(configured, list) else [configured]) if id_ is not None}

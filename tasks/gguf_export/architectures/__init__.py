@@ -17,6 +17,7 @@ from tasks.gguf_export.architectures.base import (
     is_norm,
 )
 from tasks.gguf_export.architectures.gemma3 import GEMMA3
+from tasks.gguf_export.architectures.llama import LLAMA
 from tasks.gguf_export.files import shown
 
 __all__ = [
@@ -37,7 +38,7 @@ __all__ = [
     "text_name",
 ]
 
-ARCHITECTURES = (GEMMA3,)
+ARCHITECTURES = (GEMMA3, LLAMA)
 _OUTER = ("tie_word_embeddings", "quantization_config", "bos_token_id", "eos_token_id", "pad_token_id")
 _TEXT_PART = re.compile(
     r"(?:language_model\.model|model\.language_model|(?P<head>(?:language_model\.)?lm_head))\.(?P<rest>.+)"

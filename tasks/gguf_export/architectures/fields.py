@@ -57,3 +57,17 @@ def require(config: Config, needed: dict[str, Any]) -> None:
     for key, value in needed.items():
         if key in config and config[key] != value and (config[key] or value):
             raise UsageError(f"config.json has {key} = {shown(config[key])}; only {value!r} can be converted.")
+
+
+def positive_number(value: Any, name: str) -> float:
+    if type(value) not in (int, float) or not 0 < value < float("inf"):
+        raise UsageError(f"config.json has {name} = {shown(value)} where a positive number belongs.")
+    return float(value)
+
+
+def tied(config: Config, *, default: bool) -> bool:
+    """Whether the embedding is also the output matrix; ``default`` is what transformers takes."""
+    value = config.get("tie_word_embeddings", default)
+    if type(value) is not bool:
+        raise UsageError(f"config.json has tie_word_embeddings = {shown(value)}; it is true or false.")
+    return value

@@ -10,7 +10,15 @@ from gguf.constants import GGUFValueType
 
 from registry.errors import UsageError
 from tasks.gguf_export.architectures.base import Architecture, Config, Fields, Key, Shape
-from tasks.gguf_export.architectures.fields import check_widths, norm_epsilon, positive_numbers, require, rope_theta
+from tasks.gguf_export.architectures.fields import (
+    check_widths,
+    norm_epsilon,
+    positive_number,
+    positive_numbers,
+    require,
+    rope_theta,
+    tied,
+)
 from tasks.gguf_export.files import shown
 
 _GLOBAL_PERIOD = 6  # llama.cpp assumes five local layers and one global
@@ -47,15 +55,11 @@ def _fields(config: Config) -> Fields:
     require(config, _ONLY)
     fields: Fields = {**positive_numbers(config, _NUMBERS), "rms_norm_eps": norm_epsilon(config)}
     check_widths(fields, fields["head_dim"])
-    fields["tie_word_embeddings"] = config.get("tie_word_embeddings", True)
-    if type(fields["tie_word_embeddings"]) is not bool:
-        raise UsageError(
-            f"config.json has tie_word_embeddings = {shown(fields['tie_word_embeddings'])}; it is true or false."
-        )
+    fields["tie_word_embeddings"] = tied(config, default=True)
     scalar = config["query_pre_attn_scalar"]
     if cap := config.get("final_logit_softcapping"):
-        fields["final_logit_softcapping"] = _positive(cap, "final_logit_softcapping")
-    fields["q_norm_factor"] = sqrt(_attention_scalar(fields) / _positive(scalar, "query_pre_attn_scalar"))
+        fields["final_logit_softcapping"] = positive_number(cap, "final_logit_softcapping")
+    fields["q_norm_factor"] = sqrt(_attention_scalar(fields) / positive_number(scalar, "query_pre_attn_scalar"))
     return {**fields, **_attention(config, fields["num_hidden_layers"]), **_rope(config)}
 
 
@@ -108,7 +112,10 @@ def _rope(config: Config) -> Fields:
         "rope_local_base_freq": rope_theta(local_theta),
     }
     if full.get("rope_type") == "linear":
-        fields |= {"rope_scaling_type": "linear", "rope_scaling_factor": _positive(full.get("factor"), "rope factor")}
+        fields |= {
+            "rope_scaling_type": "linear",
+            "rope_scaling_factor": positive_number(full.get("factor"), "rope factor"),
+        }
     return fields
 
 
@@ -120,12 +127,6 @@ def _is_rope(rope: Any, *kinds: str) -> bool:
     if not isinstance(rope, dict) or rope.keys() - {"rope_type", "type", "rope_theta", "factor"}:
         return False
     return rope.get("rope_type") in (None, *kinds) and rope.get("type") in (None, rope.get("rope_type"))
-
-
-def _positive(value: Any, name: str) -> float:
-    if type(value) not in (int, float) or not 0 < value < float("inf"):
-        raise UsageError(f"config.json has {name} = {shown(value)} where a positive number belongs.")
-    return float(value)
 
 
 def _config(fields: Fields) -> dict[str, Any]:

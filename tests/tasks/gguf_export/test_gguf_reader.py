@@ -75,8 +75,9 @@ def _rewritten(source: Path, target: Path, change: dict[str, object], drop: str 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"general.architecture": "llama"}, "architecture 'llama'; only gemma3"),
-        ({"tokenizer.ggml.model": "gpt2"}, "tokenizer 'gpt2'"),
+        ({"general.architecture": "mamba"}, "architecture 'mamba'; only gemma3, llama"),
+        ({"tokenizer.ggml.model": "bert"}, "tokenizer 'bert'"),
+        ({"tokenizer.ggml.model": "gpt2"}, "the way 'default'; only gpt-2, smollm"),
         ({"tokenizer.ggml.tokens": ["a"]}, "token"),
         ({"tokenizer.ggml.scores": [0.0]}, "416 tokens, but 1 scores"),
         ({"tokenizer.ggml.token_type": [99] * 416}, "unknown type 99"),
@@ -85,8 +86,7 @@ def _rewritten(source: Path, target: Path, change: dict[str, object], drop: str 
         ({"gemma3.block_count": 10**6}, "1000000 layers"),
         ({"gemma3.attention.value_length": 16}, "value_length = 16, which contradicts"),
         ({"general.sampling.top_k": -1}, "top_k = -1"),
-        ({"tokenizer.ggml.add_space_prefix": True}, "add_space_prefix = False"),
-        ({"tokenizer.ggml.add_bos_token": False}, "add_bos_token = True"),
+        ({"tokenizer.ggml.add_eos_token": True}, "add_eos_token = False"),
         ({"gemma3.block_count": 6}, r"blk\.6\."),
         ({"gemma3.block_count": 8}, r"blk\.7\."),
         ({"gemma3.embedding_length": 128}, r"token_embd\.weight of shape \(416, 64\)"),

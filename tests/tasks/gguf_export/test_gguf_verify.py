@@ -13,7 +13,8 @@ from deployment import modelfile
 from deployment.prompt import Prompt, ollama_template
 from registry.errors import UsageError
 from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.verify import VerifyReport, error_bound, verify_gguf
+from tasks.gguf_export.rounding import error_bound
+from tasks.gguf_export.verify import VerifyReport, verify_gguf
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
 

@@ -165,7 +165,7 @@ def test_half_precision_checkpoints_are_read_exactly(tiny_gemma: Path, tmp_path:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "llama"}, "only gemma3_text"),
+        ({"model_type": "mamba"}, "'mamba'; only gemma3_text, llama"),
         ({"layer_types": _types("sfssfss")}, "no other order"),
         ({"layer_types": _types("fsfsfsf")}, "no other order"),
         ({"layer_types": _types("sssssf")}, "no other order"),

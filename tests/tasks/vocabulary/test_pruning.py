@@ -224,7 +224,7 @@ def test_nothing_is_written_where_the_proof_fails(
 
 def test_another_architecture_is_refused(base_dir: Path, corpus: Corpus, tmp_path: Path) -> None:
     shutil.copytree(base_dir, tmp_path / "base")
-    config = {**read_json(base_dir / "config.json"), "model_type": "llama"}
+    config = {**read_json(base_dir / "config.json"), "model_type": "mamba"}
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="only gemma3_text"):
         prune_vocabulary(tmp_path / "base", tmp_path / "out", corpus, _RECIPE, prompt=Prompt())
