@@ -6,7 +6,7 @@
 BASE is a Hugging Face folder, DATA holds train, validation and test.jsonl. Records whose ``meta`` has FIELD=VALUE never
 train; all of them together are the second set, of another kind than what was trained on. Trained models and answers
 stay in OUT, so that a run goes on where another ended, and runs of other seeds may share it. Figures are means over the
-seeds; each row's exact match is compared with the first row's, by a paired bootstrap over the records.
+seeds; F1 and exact match are compared with the first row's, by a paired bootstrap over the records.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from data_checks.contract import LabelSet, Record, infer_label_set, read_jsonl
 from data_checks.texts import read_texts
 from deployment.prompt import Prompt, chat_template
 from flows.settings import Profile, load_profile
-from tasks.evaluation.bootstrap import percentile_interval, resampled_ratios
+from tasks.evaluation.bootstrap import Float, percentile_interval, resampled_ratios
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.evaluation.metrics import METRIC_TITLES, Ratios, ratio_value, ratios
+from tasks.evaluation.metrics import Ratios, ratio_value, ratios
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.files import read_json
@@ -41,6 +41,11 @@ from tasks.training.pretrain import pretrain
 from tasks.training.recipe import LoraRecipe, TrainingRecipe
 
 PROMPT = Prompt()
+COLUMNS = {
+    "json_validity": "JSON", "intent_accuracy": "intent", "entity_f1": "F1", "exact_match": "exact",
+    "oos_recall": "OOS recall", "oos_precision": "precision",
+}  # fmt: skip
+COMPARED = ("entity_f1", "exact_match")
 SLOTS = 8  # answers at once, for speed; the same for every row
 
 
@@ -216,23 +221,26 @@ def points(share: float | None, form: str = ".1f") -> str:
 def result_table(name: str, benches: Sequence[Bench], rows: Sequence[str]) -> Table:
     seeds = f"seed {benches[0].seed}" if len(benches) == 1 else f"{len(benches)} seeds"
     table = Table(title=f"{name}, {len(benches[0].sets[name])} records, {seeds}", title_justify="left")
-    table.add_column("file")
-    for title in (*METRIC_TITLES.values(), "exact − first", "95 % interval"):
-        table.add_column(title, justify="right")
+    table.add_column("file", no_wrap=True)
+    for title in (*COLUMNS.values(), *(f"{COLUMNS[metric]} − first (95 %)" for metric in COMPARED)):
+        table.add_column(title, justify="right", no_wrap=True)
     first: Ratios | None = None
     for key in rows:
         sums = pooled([bench.report(key, ROWS[key], name) for bench in benches])
         first = first or sums
-        exact = [resampled_ratios([part["exact_match"]])[0] for part in (sums, first)]
-        change = [ratio_value(*part["exact_match"]) or 0.0 for part in (sums, first)]
-        low, high = percentile_interval(exact[0] - exact[1]) or (None, None)
         table.add_row(
             ROWS[key].title,
-            *(points(ratio_value(*sums[metric])) for metric in METRIC_TITLES),
-            points(change[0] - change[1], "+.1f"),
-            "" if sums is first else f"{points(low, '+.1f')} … {points(high, '+.1f')}",
+            *(points(ratio_value(*sums[metric])) for metric in COLUMNS),
+            *("" if sums is first else difference(sums[metric], first[metric]) for metric in COMPARED),
         )
     return table
+
+
+def difference(ours: tuple[Float, Float], first: tuple[Float, Float]) -> str:
+    """In points, with its interval by a paired bootstrap over the records."""
+    change = (ratio_value(*ours) or 0.0) - (ratio_value(*first) or 0.0)
+    low, high = percentile_interval(resampled_ratios([ours])[0] - resampled_ratios([first])[0]) or (None, None)
+    return f"{points(change, '+.1f')} ({points(low, '+.1f')} … {points(high, '+.1f')})"
 
 
 def main(options: argparse.Namespace) -> None:
