@@ -185,7 +185,7 @@ def repair_norms(
 
 @app.command()
 def convert(
-    hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder of a Gemma 3 text model, or LoRA adapter.")],
+    hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder of a model, or of a LoRA adapter.")],
     out: Annotated[Path, typer.Argument(help="GGUF file to write.")],
     type_: Annotated[
         str, typer.Option("--type", help="Type of the matrices: f32, f16, bf16, q8_0, q5_1 … q4_0, or auto.")
@@ -305,7 +305,7 @@ def prune_vocab(
 
 @app.command(name="import")
 def import_(
-    gguf: Annotated[Path, typer.Argument(help="GGUF file of a Gemma 3 text model.")],
+    gguf: Annotated[Path, typer.Argument(help="GGUF file of a model.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything.")],
 ) -> None:
     """Turn a GGUF file into a Hugging Face folder."""

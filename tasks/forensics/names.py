@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 
+from tasks.gguf_export.architectures import architecture_of_file
+
 # Architectures whose RMSNorm multiplies by 1 + w: a folder stores w, a GGUF file stores 1 + w.
 _UNIT_OFFSET_NORMS = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text"})
 
@@ -52,6 +54,9 @@ def plain_name(name: str) -> str:
 
 def name_from_gguf(name: str, architecture: str) -> str:
     """The Hugging Face name of a GGUF tensor; names that are not in the table stay as they are."""
+    described = architecture_of_file(architecture)
+    if described and (known := described.hf_name(name)):
+        return known
     match = _GGUF_TENSOR.fullmatch(name)
     if not match:
         return name

@@ -14,7 +14,8 @@ from registry.errors import UsageError
 from tasks.training.recipe import LoraRecipe, TrainingRecipe
 
 ADAPTER_FOLDER = "adapter"
-_LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+                  "qkv_proj", "gate_up_proj"]  # fmt: skip  # the last two are Phi-3's
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _DTYPES = {16: torch.bfloat16, 32: torch.float32}
 

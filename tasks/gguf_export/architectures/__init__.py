@@ -18,6 +18,8 @@ from tasks.gguf_export.architectures.base import (
 )
 from tasks.gguf_export.architectures.gemma3 import GEMMA3
 from tasks.gguf_export.architectures.llama import LLAMA
+from tasks.gguf_export.architectures.phi3 import PHI3
+from tasks.gguf_export.architectures.qwen import QWEN2, QWEN3
 from tasks.gguf_export.files import shown
 
 __all__ = [
@@ -38,7 +40,7 @@ __all__ = [
     "text_name",
 ]
 
-ARCHITECTURES = (GEMMA3, LLAMA)
+ARCHITECTURES = (GEMMA3, LLAMA, QWEN2, QWEN3, PHI3)
 _OUTER = ("tie_word_embeddings", "quantization_config", "bos_token_id", "eos_token_id", "pad_token_id")
 _TEXT_PART = re.compile(
     r"(?:language_model\.model|model\.language_model|(?P<head>(?:language_model\.)?lm_head))\.(?P<rest>.+)"

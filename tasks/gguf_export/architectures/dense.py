@@ -1,4 +1,4 @@
-"""What Llama and its kin have in common: one kind of layer, one rotary base frequency, RMS norms, a gated SiLU.
+"""What Llama, Qwen and Phi-3 have in common: one kind of layer, one rotary base frequency, RMS norms, a gated SiLU.
 
 Each of them says what sets it apart; a config with more to it than that is refused.
 """

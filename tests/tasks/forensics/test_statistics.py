@@ -105,6 +105,9 @@ def test_every_gguf_name_of_gemma_leads_back_to_its_hugging_face_name():
     ("name", "architecture", "expected"),
     [
         ("blk.3.ffn_norm.weight", "llama", "model.layers.3.post_attention_layernorm.weight"),
+        ("blk.3.ffn_up.weight", "phi3", "model.layers.3.mlp.gate_up_proj.weight"),
+        ("blk.3.attn_qkv.weight", "phi3", "model.layers.3.self_attn.qkv_proj.weight"),
+        ("blk.3.attn_q.bias", "qwen2", "model.layers.3.self_attn.q_proj.bias"),
         ("output.weight", "llama", "lm_head.weight"),
         ("rope_freqs.weight", "llama", "rope_freqs.weight"),
         ("blk.0.ffn_gate_inp.weight", "llama", "blk.0.ffn_gate_inp.weight"),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from gguf.constants import GGMLQuantizationType
+from other_models import PROMPT, byte_level_tokenizer, save_model, save_tokenizer, shape
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from deployment.prompt import Prompt
 from registry.errors import UsageError
@@ -24,6 +25,7 @@ from tasks.quant.types import QuantType
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KL_BOUND = {QuantType.F32: 0.001, QuantType.F16: 0.001, QuantType.BF16: 0.02, QuantType.Q8_0: 0.05}  # as in verify
+GEMMA = Prompt()
 COMMANDS = ["Check pump P-101 for a leak", "weather tomorrow?", "Log 4.2 bar on CP-17."]
 
 
@@ -58,11 +60,13 @@ def _changed(adapter: Path, target: Path, **settings: object) -> Path:
     return folder
 
 
-def _divergences(base: Path, adapter: Path, base_gguf: Path, adapter_gguf: Path) -> tuple[float, float]:
+def _divergences(
+    base: Path, adapter: Path, base_gguf: Path, adapter_gguf: Path, prompt: Prompt = GEMMA
+) -> tuple[float, float]:
     """The largest KL of llama.cpp with the adapter to PEFT, and the smallest of the bare base to PEFT."""
     torch.set_num_threads(1)
     bare = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    with LlamaServer(base_gguf, prompt=Prompt(), slots=1, context=256, adapter=adapter_gguf) as server:
+    with LlamaServer(base_gguf, prompt=prompt, slots=1, context=256, adapter=adapter_gguf) as server:
         ids = [server.tokenize_prompt(command) for command in COMMANDS]
         found = [_distribution(server.next_token_logprobs(item)) for item in ids]
     before = [_hf_distribution(bare, item) for item in ids]
@@ -90,6 +94,31 @@ def test_other_scales_reach_llama_cpp(
     adapter = make_adapter(tiny_gemma, tmp_path / "adapter", **settings)
     out = export_adapter(adapter, tmp_path / "adapter.gguf", weights=QuantType.F32).path
     error, effect = _divergences(tiny_gemma, adapter, base_gguf, out)
+    assert error < KL_BOUND[QuantType.F32] < effect
+
+
+@pytest.mark.parametrize(
+    ("config", "modules"),
+    [
+        (LlamaConfig(**shape(tie_word_embeddings=True)), LAYERS),
+        (Qwen2Config(**shape()), LAYERS),
+        (Qwen3Config(**shape(head_dim=32)), LAYERS),
+        (Phi3Config(**shape()), ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
+        (LlamaConfig(**shape()), ["q_proj", "lm_head"]),
+    ],
+    ids=["llama", "qwen2", "qwen3", "phi3", "untied output"],
+)
+def test_other_architectures_are_adapted_as_peft_does(
+    tmp_path: Path, config: PreTrainedConfig, modules: list[str]
+) -> None:
+    """Llama's queries and keys have other rows in a file, and so have the B matrices that are added to them."""
+    base = tmp_path / "base"
+    save_model(config, base)
+    save_tokenizer(byte_level_tokenizer("gpt-2"), base)
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules=modules)
+    base_gguf = export_gguf(base, tmp_path / "base.gguf", weights=QuantType.F32).path
+    out = export_adapter(adapter, tmp_path / "adapter.gguf", weights=QuantType.F32).path
+    error, effect = _divergences(base, adapter, base_gguf, out, PROMPT)
     assert error < KL_BOUND[QuantType.F32] < effect
 
 

@@ -12,9 +12,10 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 from other_models import PROMPT, byte_level_tokenizer, save_model, save_tokenizer, shape
 from safetensors.numpy import load_file
-from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, LlamaConfig, Phi3Config, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from registry.errors import UsageError
+from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.reader import import_gguf
 from tasks.gguf_export.verify import verify_gguf
@@ -28,7 +29,30 @@ MODELS: dict[str, tuple[PreTrainedConfig, str, bool]] = {  # config, pre-tokeniz
     "SmolLM2": (LlamaConfig(**shape(tie_word_embeddings=True, rope_theta=100_000.0)), "smollm", False),
     "Llama 3": (LlamaConfig(**shape()), "llama-bpe", True),
     "Llama, wide heads": (LlamaConfig(**shape(head_dim=32)), "gpt-2", False),
+    "Qwen2": (Qwen2Config(**shape(rope_theta=1e6)), "qwen2", False),
+    "Qwen2.5": (Qwen2Config(**shape(tie_word_embeddings=True)), "qwen2", False),
+    "Qwen3": (Qwen3Config(**shape(head_dim=32, tie_word_embeddings=True)), "qwen2", False),
+    "Qwen3, untied": (Qwen3Config(**shape(head_dim=16)), "qwen2", False),
+    "Phi-3": (Phi3Config(**shape()), "gpt-2", True),
+    "Phi-3 with a window": (Phi3Config(**shape(sliding_window=600, tie_word_embeddings=True)), "dbrx", False),
     "Llama, linear rope scaling": (LlamaConfig(**shape(rope_parameters=_LINEAR)), "dbrx", False),
+}
+
+
+_DENSE = [
+    *("block_count", "context_length", "embedding_length", "feed_forward_length"),
+    *("attention.head_count", "attention.head_count_kv", "rope.freq_base", "attention.layer_norm_rms_epsilon"),
+]
+_HEADS = ["attention.key_length", "attention.value_length"]
+UPSTREAM_KEYS = {  # in upstream's order; None is general.file_type
+    "llama": [*_DENSE, *_HEADS, None, "vocab_size", "rope.dimension_count"],
+    "qwen2": [*_DENSE, None],
+    "qwen3": [*_DENSE, *_HEADS, None],
+    "phi3": [
+        *("context_length", "rope.scaling.original_context_length", "embedding_length", "feed_forward_length"),
+        *("block_count", "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
+        *("rope.dimension_count", "rope.freq_base", None, "attention.sliding_window"),
+    ],
 }
 
 
@@ -74,6 +98,22 @@ def test_a_file_that_was_imported_converts_to_the_same_bytes(folder: Path, tmp_p
         assert {key for key in then if then[key] != now.get(key)} <= {"eos_token_id", "_name_or_path", "dtype"}
 
 
+def test_the_keys_are_upstreams(folder: Path, tmp_path: Path) -> None:
+    out = export_gguf(folder, tmp_path / "out.gguf", weights=QuantType.F32).path
+    with GgufFile(out) as file:
+        name = file.metadata["general.architecture"]
+        ours = [None if key == "general.file_type" else key.removeprefix(f"{name}.") for key in file.metadata]
+        scaling = [key for key in ours if key and key.startswith("rope.scaling.") and key not in UPSTREAM_KEYS[name]]
+        assert [key for key in ours if key in UPSTREAM_KEYS[name]] == UPSTREAM_KEYS[name]
+        assert {key: file.metadata[f"{name}.{key}"] for key in scaling} in (
+            {},
+            {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+        )
+        assert {key for key in file.metadata if key.startswith(f"{name}.")} == {
+            f"{name}.{key}" for key in (*UPSTREAM_KEYS[name], *scaling) if key
+        }
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("llama") / "model"
@@ -97,6 +137,26 @@ def test_llamas_queries_and_keys_have_the_rows_of_upstream(llama: Path, tmp_path
             tensor = file.tensors[f"blk.1.{name}.weight"]
             expected = gguf.quants.quantize(values, GGMLQuantizationType[weights.name])
             assert file.raw_rows(tensor.name, 0, tensor.rows).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("Qwen2", {"use_sliding_window": True}, "use_sliding_window"),
+        ("Qwen3", {"head_dim": None}, "head_dim = None"),
+        ("Qwen3", {"attention_bias": True}, "attention_bias"),
+        ("Phi-3", {"sliding_window": 511}, "lower max_position_embeddings, 512, to it"),
+        ("Phi-3", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}}, "only rope_type default"),
+        ("Phi-3", {"rope_parameters": {"partial_rotary_factor": 0.75}}, "of all rows of a head"),
+        ("Phi-3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "which llama.cpp ignores for phi3"),
+        ("Phi-3", {"original_max_position_embeddings": "512"}, "original_max_position_embeddings = '512'"),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused_of_each(
+    name: str, change: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        describe({**MODELS[name][0].to_dict(), **change})
 
 
 def _config(folder: Path, target: Path, **changes: Any) -> Path:
