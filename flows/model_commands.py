@@ -1,0 +1,252 @@
+"""The commands that take a model by itself: no audit store, no registry."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.options import (
+    DataOption,
+    HomeOption,
+    HtmlOption,
+    InstructionOption,
+    JsonOption,
+    LabelsOption,
+    ThreadsOption,
+    locate_home,
+    require_all_writable,
+)
+
+if TYPE_CHECKING:
+    from flows.conversion import Measuring
+
+app = typer.Typer()
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="HF folder or hub id, adapter folder, or .gguf file.")],
+    baseline: Annotated[str | None, typer.Option(help="Model to compare with, such as the base.")] = None,
+    json_path: JsonOption = None,
+    html_path: HtmlOption = None,
+) -> None:
+    """Show every norm and weight, and which norm gains outgrew the baseline's."""
+    from flows.console import console
+    from registry.artifacts import write_text
+    from tasks.bases.resolve import model_path
+    from tasks.forensics import tables
+    from tasks.forensics.comparison import compare_outliers
+    from tasks.forensics.report import write_report
+    from tasks.forensics.statistics import tensor_statistics
+
+    statistics = tensor_statistics(model_path(model))
+    baselines = {"baseline": tensor_statistics(model_path(baseline))} if baseline else {}
+    if json_path:
+        write_text(json_path, statistics.to_json())
+    if html_path:
+        write_report(html_path, statistics, baselines)
+    console.print(tables.norm_table(statistics))
+    console.print(tables.weight_table(statistics))
+    for other in baselines.values():
+        console.print(tables.comparison_table(statistics, baselines))
+        console.print(compare_outliers(statistics, other).finding() + ".")
+
+
+@app.command(name="repair-norms")
+def repair_norms(
+    model: Annotated[Path, typer.Argument(help="Hugging Face folder of a Gemma 3 text model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    json_path: JsonOption = None,
+) -> None:
+    """Rescale the norm outliers so that float16 holds every activation; the function stays the same."""
+    from flows.console import console
+    from registry.artifacts import write_text
+    from tasks.forensics import repair
+
+    report = repair.repair_norms(model, out)
+    if json_path:
+        write_text(json_path, report.model_dump_json(indent=2) + "\n")
+    console.print(
+        f"{out}: residual stream scaled by {report.scale:.6g}; no activation exceeds "
+        f"{report.after.residual_stream:.4g} where it could reach {report.before.residual_stream:.4g}"
+    )
+
+
+@app.command()
+def convert(
+    hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder of a model, or of a LoRA adapter.")],
+    out: Annotated[Path, typer.Argument(help="GGUF file to write.")],
+    type_: Annotated[
+        str, typer.Option("--type", help="Type of the matrices: f32, f16, bf16, q8_0, q5_1 … q4_0, or auto.")
+    ],
+    embedding: Annotated[str | None, typer.Option(help="Type of the embedding; else as llama-quantize does.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of an adapter's base; else the one that it names.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show types and sizes, write nothing.")] = False,
+    data: Annotated[Path | None, typer.Option(help="auto: labelled records that the files are asked.")] = None,
+    budget: Annotated[str | None, typer.Option(help="auto: the largest size allowed, such as 70MB.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="auto: profile whose gates decide; else a drop of a point.")
+    ] = None,
+    labels: LabelsOption = None,
+    threads: ThreadsOption = 0,
+    json_path: JsonOption = None,
+    html_path: HtmlOption = None,
+) -> None:
+    """Convert a Hugging Face folder, or a PEFT LoRA adapter, to GGUF; with --type auto the smallest that passes."""
+    from flows.console import console, plan_table
+    from registry.artifacts import write_text
+    from registry.errors import UsageError
+    from tasks.gguf_export.adapter import adapter_type, export_adapter, is_adapter, plan_adapter
+    from tasks.gguf_export.labels import quant_type
+    from tasks.gguf_export.writer import export_gguf, plan_export
+
+    if type_.lower() == "auto":
+        from flows.conversion import Measuring
+
+        if embedding or base:
+            raise UsageError("--type auto is for whole models, and chooses the embedding's type too; omit the others.")
+        measuring = Measuring(data=data, labels=labels, profile=profile, budget=budget, threads=threads)
+        _convert_auto(hf_dir, out, measuring, plan=plan, json_path=json_path, html_path=html_path)
+        return
+    if any((data, budget, profile, labels, threads, html_path)):
+        raise UsageError("--data, --budget, --profile, --labels, --threads and --html are for --type auto; omit them.")
+    options: dict[str, Any]
+    if is_adapter(hf_dir):
+        if embedding:
+            raise UsageError("--embedding is for whole models; omit it.")
+        planned, exported = plan_adapter, export_adapter
+        options = {"weights": adapter_type(type_), "base": base}
+    else:
+        if base:
+            raise UsageError("--base is for adapters; omit it.")
+        planned, exported = plan_export, export_gguf
+        embedding_type = quant_type(embedding, hf_dir) if embedding else None
+        options = {"weights": quant_type(type_, hf_dir), "embedding": embedding_type}
+    if plan:
+        found = planned(hf_dir, **options)
+        if json_path:
+            write_text(json_path, found.to_json())
+        console.print(plan_table(found))
+        return
+    report = exported(hf_dir, out, **options)
+    if json_path:
+        write_text(json_path, report.model_dump_json(indent=2) + "\n")
+    types = ", ".join(f"{count} {name}" for name, count in report.types.items())
+    console.print(f"{report.path}: {report.bytes / 1e6:.1f} MB, tensors: {types}, SHA-256 {report.sha256}")
+
+
+def _convert_auto(
+    hf_dir: Path, out: Path, measuring: "Measuring", *, plan: bool, json_path: Path | None, html_path: Path | None
+) -> None:
+    from flows.console import console
+    from tasks.type_search.report import search_table, write_search
+
+    require_all_writable(json_path, html_path)
+    found = measuring.plan(hf_dir) if plan else measuring.convert(hf_dir, out)
+    write_search(found, json_path=json_path, html_path=html_path)
+    console.print(search_table(found))
+    if not plan:
+        found.require()
+
+
+@app.command(name="prune-vocab")
+def prune_vocab(
+    model: Annotated[str, typer.Argument(help="Hugging Face folder or hub id, before its training or after.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    corpus: Annotated[
+        list[Path], typer.Option(help="Records and texts (.jsonl, .txt) or folders of them; may be repeated.")
+    ],
+    words: Annotated[int, typer.Option(min=0, help="Commonest English words whose tokens stay too.")] = 10_000,
+    minimum_count: Annotated[
+        int, typer.Option(min=1, help="How often the texts must use a token that stays for them.")
+    ] = 1,
+    base: Annotated[
+        str | None, typer.Option(help="MODEL is pruned: take further tokens from this base that it was pruned from.")
+    ] = None,
+    labels: LabelsOption = None,
+    instruction: InstructionOption = "",
+    json_path: JsonOption = None,
+) -> None:
+    """Drop the tokens that a corpus does not use; with --base, take back those that it does."""
+    require_all_writable(json_path)
+    from deployment.prompt import Prompt
+    from flows.console import console, vocabulary_table
+    from registry.artifacts import write_text
+    from registry.errors import UsageError
+    from tasks.bases.resolve import model_path
+    from tasks.vocabulary.corpus import read_corpus
+    from tasks.vocabulary.growth import grow_vocabulary
+    from tasks.vocabulary.pruning import prune_vocabulary
+    from tasks.vocabulary.recipe import VocabularyRecipe
+
+    if out.exists():
+        raise UsageError(f"{out} exists; name another folder or delete it.")
+    counted, recipe = read_corpus(corpus, labels), VocabularyRecipe(words=words, minimum_count=minimum_count)
+    prompt = Prompt(instruction=instruction)
+    if base:
+        report = grow_vocabulary(model_path(model), model_path(base), out, counted, recipe, prompt=prompt)
+    else:
+        report = prune_vocabulary(model_path(model), out, counted, recipe, prompt=prompt)
+    if json_path:
+        write_text(json_path, report.model_dump_json(indent=2) + "\n")
+    console.print(vocabulary_table(report))
+
+
+@app.command(name="import")
+def import_(
+    gguf: Annotated[Path, typer.Argument(help="GGUF file of a model.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything.")],
+) -> None:
+    """Turn a GGUF file into a Hugging Face folder."""
+    from flows.console import console
+    from tasks.gguf_export.reader import import_gguf
+
+    import_gguf(gguf, out)
+    console.print(f"{out}: config, tokenizer and float32 weights of {gguf.name}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder, .gguf, ollama:NAME, models:/NAME@ALIAS, http://HOST")],
+    data: DataOption,
+    labels: LabelsOption = None,
+    instruction: InstructionOption = "",
+    threads: ThreadsOption = 0,
+    home: HomeOption = None,
+    json_path: JsonOption = None,
+    html_path: HtmlOption = None,
+) -> None:
+    """Ask a model every command of a file, greedily and unconstrained, and score the answers."""
+    from flows.console import console, metric_table
+    from flows.evaluation import evaluation_of
+    from tasks.evaluation.report import write_report
+
+    require_all_writable(json_path, html_path)
+    report = evaluation_of(model, data, labels, instruction, threads, locate_home(home))()
+    write_report(report, json_path=json_path, html_path=html_path)
+    console.print(metric_table({model: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A model, as evaluate takes it.")],
+    b: Annotated[str, typer.Argument(help="Another model.")],
+    data: DataOption,
+    labels: LabelsOption = None,
+    instruction: InstructionOption = "",
+    threads: ThreadsOption = 0,
+    home: HomeOption = None,
+    json_path: JsonOption = None,
+    html_path: HtmlOption = None,
+) -> None:
+    """Compare two models on the same commands, with paired intervals."""
+    from flows.console import console
+    from flows.evaluation import evaluation_of
+    from tasks.evaluation.comparison import compare_reports, comparison_table, write_comparison
+
+    require_all_writable(json_path, html_path)
+    place = locate_home(home)
+    both = [evaluation_of(model, data, labels, instruction, threads, place) for model in (a, b)]
+    comparison = compare_reports(*(evaluate() for evaluate in both))
+    write_comparison(comparison, json_path=json_path, html_path=html_path)
+    console.print(comparison_table(comparison))

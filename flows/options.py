@@ -1,0 +1,34 @@
+"""Options that several commands of ``gemmill`` share, and what they lead to."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from registry.artifacts import require_writable
+
+HomeOption = Annotated[Path | None, typer.Option(help="Where state lives; else GEMMILL_HOME, else .gemmill.")]
+SummaryOption = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the report as a page to this file.")]
+LabelsOption = Annotated[Path | None, typer.Option(help="Label set (TOML); else labels.toml beside the data.")]
+DataOption = Annotated[Path, typer.Option("--data", help="Labelled records: .jsonl, or a folder with test.jsonl.")]
+InstructionOption = Annotated[str, typer.Option(help="Text before each command; a package brings its own.")]
+RetrainingProfileOption = Annotated[str, typer.Option(help="Profile that says how many new rows make retraining due.")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
+
+
+def locate_home(home: Path | None) -> Path:
+    """The home; Prefect's own state goes there too, so that a run leaves nothing elsewhere."""
+    path = (home or Path(os.environ.get("GEMMILL_HOME", ".gemmill"))).absolute()
+    if not {"PREFECT_API_URL", "PREFECT_HOME"} & os.environ.keys():
+        require_writable(path / "prefect" / "prefect.db")  # makes the folder, which Prefect's server does not
+        os.environ["PREFECT_HOME"] = str(path / "prefect")
+    return path
+
+
+def require_all_writable(*paths: Path | None) -> None:
+    for path in paths:
+        if path:
+            require_writable(path)
