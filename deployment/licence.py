@@ -30,9 +30,10 @@ def gemma_licence(terms: Path | None = None) -> Licence:
     )
 
 
-def apache_licence() -> Licence:
-    """For weights that were trained from scratch."""
-    return Licence(name="Apache-2.0", text=_template("LICENSE.apache.txt"), notice=_template("NOTICE.apache.txt"))
+def apache_licence(*, derived: bool) -> Licence:
+    """For weights that were trained from scratch or, if ``derived``, from others under the same licence."""
+    notice = _template("NOTICE.apache-derived.txt" if derived else "NOTICE.apache.txt")
+    return Licence(name="Apache-2.0", text=_template("LICENSE.apache.txt"), notice=notice)
 
 
 def _template(name: str) -> str:

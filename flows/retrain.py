@@ -19,7 +19,7 @@ from registry.audit_store import AuditStore
 from registry.errors import GateBlocked, UsageError
 from registry.snapshots import Snapshot
 from tasks.bases.resolve import AnyBase, licence_terms
-from tasks.bases.spec import TeacherBase
+from tasks.bases.spec import ScratchBase, TeacherBase
 from tasks.check_data import check_data
 from tasks.distill_student import distill_student
 from tasks.evaluate_model import EvaluatedModel, evaluate_model
@@ -255,7 +255,8 @@ def publish(
     origin: dict[str, str],
 ) -> tuple[Artifact, models.RegisteredVersion]:
     """Package the file and register the package with its verdict."""
-    terms = licence_terms(_base(settings))
+    base = _base(settings)
+    terms = licence_terms(base)
     package = steps.run(
         package_model,
         gguf=exported.gguf,
@@ -264,10 +265,13 @@ def publish(
         model_name=settings.model_name,
         prompt=settings.prompt,
         licence=settings.licence,
+        derived=not isinstance(base, ScratchBase),
         terms=Artifact.of("terms", terms) if terms else None,
         limits=Limits(num_ctx=settings.evaluation.context, num_predict=settings.evaluation.max_new_tokens),
         card={
-            "base": ", ".join(f"{key} {value}" for key, value in _base(settings).model_dump(mode="json").items()),
+            "base": ", ".join(
+                f"{key} {value}" for key, value in base.model_dump(mode="json", exclude_none=True).items()
+            ),
             "profile": settings.name,
             "metrics": {
                 stage: evaluated.metrics.model_dump(exclude=_TIMINGS) for stage, evaluated in measured.metrics.items()

@@ -23,6 +23,7 @@ def package_model(
     model_name: str,
     prompt: Prompt,
     licence: str,
+    derived: bool,
     terms: Artifact | None,
     limits: Limits,
     card: dict[str, Any],
@@ -30,7 +31,8 @@ def package_model(
 ) -> Artifact:
     """The package folder; its golden prompts are test commands with the file's own answers, right ones first.
 
-    ``terms`` is the copy of the licence that came with the base.
+    ``derived``: the weights come from a base, and not from scratch. ``terms`` is the copy of the licence that came with
+    the base.
     """
     rows = sorted(load_report(evaluation.verify()).rows, key=lambda row: not row.ok)
     return build_package(
@@ -41,6 +43,8 @@ def package_model(
         prompt=prompt,
         golden=[(row.command, row.answer) for row in rows[:_GOLDEN_PROMPTS]],
         card=Card(dataset=snapshot.dataset, rows=snapshot.rows, **card),
-        licence=gemma_licence(terms.verify() if terms else None) if licence == "gemma" else apache_licence(),
+        licence=(
+            gemma_licence(terms.verify() if terms else None) if licence == "gemma" else apache_licence(derived=derived)
+        ),
         limits=limits,
     )

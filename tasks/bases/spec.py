@@ -25,13 +25,23 @@ class ScratchBase(_Base):
 
 
 class WeightsPackageBase(_Base):
-    """An installed Python package whose ``assemble(path)`` writes a GGUF file of known digest."""
+    """An installed Python package that holds a GGUF file of known digest, or whose ``assemble(path)`` writes it."""
 
     kind: Literal["weights_package"]
     distribution: str
     version: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    extra: str = Field(description="the extra of gemmill that installs it")
+    file: str | None = Field(default=None, description="path in the package; without it, assemble is called")
+    extra: str | None = Field(
+        default=None, description="of gemmill, installs it; without it, pip does, and nothing else"
+    )
+
+    @property
+    def install(self) -> str:
+        """The command that installs the package, without what it requires where gemmill has no use for that."""
+        if self.extra:
+            return f"pip install 'gemmill[{self.extra}]'"
+        return f"pip install --no-deps {self.distribution}=={self.version}"
 
 
 class GgufBase(_Base):

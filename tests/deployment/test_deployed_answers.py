@@ -40,7 +40,7 @@ def package(request: pytest.FixtureRequest, tmp_path: Path) -> Package:
         prompt=prompt,
         golden=list(zip(COMMANDS, answers, strict=True)),
         card=CARD,
-        licence=apache_licence(),
+        licence=apache_licence(derived=False),
         limits=LIMITS,
     )
     return verify_package(tmp_path / "package")

@@ -83,7 +83,7 @@ def test_a_package_without_the_gemma_terms_says_so(tmp_path: Path) -> None:
 
 
 def test_a_model_from_scratch_carries_no_gemma_notice(tmp_path: Path) -> None:
-    package = make_package(tmp_path, licence=apache_licence())
+    package = make_package(tmp_path, licence=apache_licence(derived=False))
     for name in ("LICENSE", "NOTICE", "Modelfile"):
         assert "Gemma Terms" not in (package.path / name).read_text()
     assert "Apache License, Version 2.0" in (package.path / "LICENSE").read_text()
@@ -134,7 +134,7 @@ def build(out: Path, gguf: Path, golden=GOLDEN) -> None:
         prompt=Prompt(),
         golden=golden,
         card=CARD,
-        licence=apache_licence(),
+        licence=apache_licence(derived=False),
     )
 
 

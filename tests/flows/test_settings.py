@@ -45,7 +45,7 @@ def test_every_shipped_profile_loads(name: str) -> None:
 
 
 def test_the_profiles_that_the_readme_names_are_shipped() -> None:
-    assert {"tiny", "gemma3-270m", "gemma3-270m-edge", "gemma3"} <= set(shipped_profiles())
+    assert {"tiny", "gemma3-270m", "gemma3-270m-edge", "gemma3", "smollm2-135m"} <= set(shipped_profiles())
 
 
 @pytest.mark.parametrize("name", shipped_profiles())
@@ -94,7 +94,7 @@ def test_pre_training_on_the_grid_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_profile_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        UsageError, match=r"there is no profile 'huge'; take .*gemma3, gemma3-270m, gemma3-270m-edge, tiny or the path"
+        UsageError, match=r"there is no profile 'huge'; take .*gemma3, gemma3-270m, gemma3-270m-edge, smollm2-135m, tiny or the path"
     ):
         load_profile("huge")
     with pytest.raises(UsageError, match=r"there is no profile '/nowhere/x\.toml'"):

