@@ -94,7 +94,8 @@ def test_pre_training_on_the_grid_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_profile_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        UsageError, match=r"there is no profile 'huge'; take .*gemma3, gemma3-270m, gemma3-270m-edge, smollm2-135m, tiny or the path"
+        UsageError,
+        match=r"there is no profile 'huge'; take .*gemma3, gemma3-270m, .*smollm2-135m, tiny or the path",
     ):
         load_profile("huge")
     with pytest.raises(UsageError, match=r"there is no profile '/nowhere/x\.toml'"):
