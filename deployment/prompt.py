@@ -12,6 +12,8 @@ from typing import Protocol
 from deployment.turns import BLANKS, Turns
 from registry.errors import UsageError
 
+_ANY_COMMAND = "Audit"
+
 
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that a prompt needs."""
@@ -78,13 +80,20 @@ class Prompt:
 
 
 def require_turns(tokenizer: Tokenizer, prompt: Prompt) -> None:
-    """Raise UsageError where the tokenizer lacks a control token of the prompt's turns."""
+    """Raise UsageError where the tokenizer lacks a control token of the prompt's turns, or makes other tokens of a
+    command in its turn than of the command alone."""
     for token in prompt.turns.form.control:
         if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
             raise UsageError(
                 f"the tokenizer has no token {token}, with which the turn format {prompt.turns} is made; set turns in "
                 f"the profile to the model's own of {', '.join(Turns)}."
             )
+    turn, command = (tokenizer.encode(text, add_special_tokens=False) for text in (prompt.prefix, _ANY_COMMAND))
+    if tokenizer.encode(prompt.prefix + _ANY_COMMAND, add_special_tokens=False) != turn + command:
+        raise UsageError(
+            "the tokenizer joins a command with what stands before it, as one does that puts a space in front of each "
+            "text; take a model whose tokenizer does not."
+        )
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, *turns: str) -> list[int]:

@@ -85,7 +85,8 @@ def dense_fields(config: Config, *, only: Mapping[str, Any]) -> Fields:
     Raises UsageError for a number that is missing or impossible, and for what llama.cpp does not compute.
     """
     require(config, {**_ONLY, **only})
-    if (kinds := config.get("layer_types")) and set(kinds) != {"full_attention"}:
+    kinds = config.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
         raise UsageError(f"config.json has layer_types {shown(kinds)}; only layers of full attention can be converted.")
     if config.get("num_key_value_heads") is None:
         config = {**config, "num_key_value_heads": config.get("num_attention_heads")}

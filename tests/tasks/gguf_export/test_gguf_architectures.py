@@ -184,6 +184,8 @@ def _config(folder: Path, target: Path, **changes: Any) -> Path:
         ({"num_key_value_heads": 3}, "multiple"),
         ({"vocab_size": 10}, "beyond the 10 rows|of shape"),
         ({"layer_types": ["sliding_attention"] * 3}, "only layers of full attention"),
+        ({"layer_types": [{}]}, "only layers of full attention"),
+        ({"layer_types": 5}, "only layers of full attention"),
     ],
 )
 def test_what_llama_cpp_would_compute_otherwise_is_refused(

@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from other_models import SIZE, SPECIAL, byte_level_tokenizer, save_model, save_tokenizer, shape
 from tokenizers import Tokenizer
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from deployment.prompt import Prompt
+from deployment.prompt import Prompt, require_turns
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.container import GgufFile
@@ -178,6 +178,32 @@ def prefixed(tiny_gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", {**config, "pad_token_id": None})
     return folder
+
+
+@pytest.fixture(scope="module")
+def prefixed_server(prefixed: Path) -> Iterator[LlamaServer]:
+    out = export_gguf(prefixed, prefixed.parent / "out.gguf", weights=QuantType.F16).path
+    with LlamaServer(out, prompt=Prompt(), slots=1, context=256) as server:
+        yield server
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=_TEXT)
+@example(text=" a  b")
+def test_a_space_in_front_changes_any_text_alike(prefixed_server: LlamaServer, prefixed: Path, text: str) -> None:
+    tokenizer = Tokenizer.from_file(str(prefixed / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    text = text.replace("▁", "_")  # known to be read otherwise beside a space
+    assert prefixed_server.tokenize(text) == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_a_space_in_front_makes_no_turns(prefixed: Path, tmp_path: Path) -> None:
+    def line_breaks_are_text(content: dict[str, Any]) -> None:
+        content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "\n"]
+
+    folder = _changed(prefixed, tmp_path, line_breaks_are_text)
+    with pytest.raises(UsageError, match="puts a space in front of each text; take a model whose tokenizer does not"):
+        require_turns(PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")), Prompt())
 
 
 def test_a_space_in_front_and_added_tokens_of_spaces_are_refused(prefixed: Path, tmp_path: Path) -> None:
