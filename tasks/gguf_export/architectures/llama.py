@@ -18,7 +18,7 @@ _ONLY = {"attention_bias": False, "mlp_bias": False}
 
 def _fields(config: Config) -> Fields:
     fields = dense_fields(config, only=_ONLY)
-    return {**fields, "rope_dimensions": head_dim(fields)}
+    return {**fields, "head_dim": head_dim(fields), "rope_dimensions": head_dim(fields)}
 
 
 def _config(fields: Fields) -> dict[str, Any]:

@@ -198,7 +198,8 @@ def _number(chosen: random.Random) -> int:
 def hostile_folder(seed: int, sound: Path, folder: Path) -> str:
     """Make ``folder`` as ``sound`` is, with one hostile file; its name."""
     chosen = random.Random(seed)
-    name = chosen.choice((*JSON_FILES, "config.json", "tokenizer.json", "model.safetensors", "tokenizer.model"))
+    names = (*JSON_FILES, "config.json", "tokenizer.json", "model.safetensors", "tokenizer.model")
+    name = chosen.choice([name for name in names if (sound / name).exists()])
     folder.mkdir()
     for file in sound.iterdir():
         if file.name not in (name, "tokenizer.json" if name == "tokenizer.model" else ""):

@@ -196,7 +196,7 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
 
 
 def test_older_configs_give_the_same_file(llama: Path, tmp_path: Path) -> None:
-    older = _config(llama, tmp_path, rope_parameters=None, rope_theta=100_000.0, rope_scaling=None)
+    older = _config(llama, tmp_path, rope_parameters=None, rope_theta=100_000.0, rope_scaling=None, head_dim=None)
     files = [
         export_gguf(path, tmp_path / f"{number}.gguf", weights=QuantType.F16, provenance={"general.name": "x"})
         for number, path in enumerate((llama, older))

@@ -17,6 +17,8 @@ import hostile
 import pytest
 from gguf.constants import GGUFValueType
 from gguf_samples import CONFIG, write_json
+from other_models import byte_level_tokenizer, save_model, save_tokenizer, shape
+from transformers import Qwen2Config
 
 from registry.errors import UsageError
 from tasks.gguf_export.container import KeyValue, header_bytes
@@ -62,6 +64,20 @@ def test_dozens_of_hostile_files_end_in_one_sentence_or_a_sound_result(sound: Pa
 @pytest.mark.parametrize("first", range(1_000, 9_000, 1_000))
 def test_thousands_of_hostile_files_end_in_one_sentence_or_a_sound_result(sound: Path, gguf: Path, first: int) -> None:
     assert _attack(sound, gguf, first, 1_000)["wrong"] == []
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("qwen") / "model"
+    save_model(Qwen2Config(**shape(num_hidden_layers=1)), folder)
+    save_tokenizer(byte_level_tokenizer("qwen2"), folder)
+    return folder
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 60), pytest.param(1_000, 2_000, marks=pytest.mark.slow)])
+def test_so_do_hostile_files_of_a_byte_level_tokenizer(qwen: Path, first: int, count: int) -> None:
+    gguf = export_gguf(qwen, qwen.parent / "sound.gguf", weights=QuantType.Q8_0).path
+    assert _attack(qwen, gguf, first, count)["wrong"] == []
 
 
 @contextmanager
