@@ -11,6 +11,7 @@ import numpy as np
 from tasks.quant.types import BLOCK_SIZE, QuantType
 
 _ALMOST_HALF = np.nextafter(np.float32(0.5), np.float32(0))  # added before truncation it rounds half away from zero
+_SIGN = np.uint32(1 << 31)
 
 # As in ggml-common.h; the lower half of a block lies in the low nibbles of ``qs``, the upper in the high ones.
 _SCALE, _MINIMUM, _HIGH_BITS, _NIBBLES = ("d", "<f2"), ("m", "<f2"), ("qh", "u1", 4), ("qs", "u1", BLOCK_SIZE // 2)
@@ -50,7 +51,9 @@ def _q8_0(values: np.ndarray) -> np.ndarray:
     blocks, largest, smallest = _blocks(values)
     scale = np.abs(np.maximum(largest, -smallest)) / np.float32(127)  # abs: no scale is -0
     scaled = blocks * _inverse(scale)
-    scaled += np.copysign(_ALMOST_HALF, scaled)
+    half = scaled.view(np.uint32) & _SIGN  # np.copysign takes three times as long
+    half |= _ALMOST_HALF.view(np.uint32)
+    scaled += half.view(np.float32)
     packed = np.empty(len(blocks), _Q8_0)
     packed["d"], packed["qs"] = _f16(scale), scaled  # the cast truncates
     return packed

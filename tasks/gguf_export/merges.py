@@ -5,10 +5,9 @@ score first. Gemma 3 has half a million such pairs, so they are found and compar
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gguf.constants import TokenType
@@ -16,7 +15,11 @@ from gguf.constants import TokenType
 from registry.errors import UsageError
 from tasks.gguf_export.files import shown
 
-_BASE, _PAIR = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # any two large odd numbers
+# Any large odd numbers; the base has an inverse.
+_BASE, _PAIR, _SLOT = 0x9E3779B97F4A7C15, np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0xD6E8FEB86659FD93)
+_INVERSE = pow(_BASE, -1, 1 << 64)
+_SLOTS_PER_HASH = 4  # at least; fewer than one hash in eight then finds its slot taken
+_BATCH = 1 << 14  # texts
 MERGEABLE = (TokenType.NORMAL, TokenType.USER_DEFINED)
 
 
@@ -44,26 +47,36 @@ def check_merges(path: Path, merges: list[Any], pieces: Sequence[str], types: Se
     ``path`` is the tokenizer.json that holds ``merges``, for the message.
     """
     flat = merge_texts(path, merges)
-    merged = _pair_hash(*_Hashes(flat).whole.reshape(-1, 2).T)
-    ids = {piece: id_ for id_, piece in enumerate(pieces) if piece}
-    joins = _joins(list(ids))
-    by_join, by_merge = np.argsort(joins.pair), np.argsort(merged)
-    if not np.array_equal(joins.pair[by_join], merged[by_merge]):
-        for index in np.flatnonzero(~np.isin(merged, joins.pair)).tolist():
-            _refuse(path, *flat[2 * index : 2 * index + 2])
-        for index in np.flatnonzero(~np.isin(joins.pair, merged)).tolist():
-            _refuse(path, *joins.texts(index))
+    ids = dict(zip(pieces, range(len(pieces)), strict=True))
+    longest = max(map(len, ids), default=0)
+    if max(map(len, flat), default=0) > longest:
+        index = next(index for index, part in enumerate(flat) if len(part) > longest)
+        _refuse(path, *flat[index - index % 2 :][:2])
+    vocabulary = _Hashes(list(ids))
+    known = _Table(vocabulary.whole)
+    parts, lengths = _whole_hashes(flat)
+    left, right = parts[::2], parts[1::2]
+    sums = known.find(left + right * _powers(_BASE, longest)[lengths[::2]])
+    possible = (sums >= 0) & known.joins(left, lengths[::2]) & known.joins(right, lengths[1::2])
+    for index in np.flatnonzero(~possible).tolist():
+        _refuse(path, *flat[2 * index : 2 * index + 2])
+    merged = np.sort(_pair_hash(left, right))
+    number = len(merged) - np.count_nonzero(merged[1:] == merged[:-1])
+    joins = _joins(vocabulary, known)
+    if number < len(joins.piece):
+        index = np.flatnonzero(~np.isin(_pair_hash(joins.left, joins.right), merged))[0]
+        piece, cut = list(ids)[joins.piece[index]], int(joins.cut[index])
+        _refuse(path, piece[:cut], piece[cut:])
+    if number < len(merged):
         raise UsageError(f"{path} holds a merge twice; save the tokenizer again.")
-    numbers = np.fromiter(ids.values(), np.int64, len(ids))
-    sums = np.empty(len(merged), np.int64)
-    sums[by_merge] = numbers[joins.piece[by_join]]
-    sums = sums[np.asarray(types)[sums] == TokenType.NORMAL]
-    if (sums[1:] < sums[:-1]).any():
+    sum_ids = np.fromiter(ids.values(), np.int64, len(ids))[sums]
+    normal = sum_ids[np.asarray(types)[sum_ids] == TokenType.NORMAL]
+    if (normal[1:] < normal[:-1]).any():
         raise UsageError(f"{path} has merges in another order than its ids, which scores cannot express.")
 
 
 class _Hashes:
-    """Polynomial hashes modulo 2^64 of texts, and of each text's beginnings, without a Python object for any of them.
+    """Polynomial hashes modulo 2^64 of texts and of their parts, without a Python object for any of them.
 
     Two of a vocabulary's few million parts collide once in ten million vocabularies.
     """
@@ -71,55 +84,95 @@ class _Hashes:
     def __init__(self, texts: Sequence[str]) -> None:
         self.lengths = np.fromiter(map(len, texts), np.int32, len(texts))
         self.starts = np.cumsum(self.lengths) - self.lengths
-        codes = "".join(texts).encode("utf-32-le", "surrogatepass")
-        self.beginnings = np.frombuffer(codes, "<u4").astype(np.uint64) + np.uint64(1)  # of all texts, end to end
-        by_length = np.argsort(self.lengths)
-        starts, lengths = self.starts[by_length], self.lengths[by_length]
-        for place in range(1, int(lengths[-1]) if len(lengths) else 0):
-            at = starts[np.searchsorted(lengths, place, side="right") :] + place
-            self.beginnings[at] += self.beginnings[at - 1] * _BASE
+        codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
+        places = np.arange(len(codes), dtype=np.int32)  # in its text
+        places -= np.repeat(self.starts.astype(np.int32), self.lengths)
+        longest = self.lengths.max(initial=0)
+        self._inverses = _powers(_INVERSE, longest)
+        self._sums = np.zeros(len(codes) + 1, np.uint64)
+        np.multiply(codes + np.uint64(1), _powers(_BASE, longest)[places], out=self._sums[1:])
+        np.cumsum(self._sums, out=self._sums)
+        self.whole = self._sums[self.starts + self.lengths] - self._sums[self.starts]
 
-    @property
-    def whole(self) -> np.ndarray:
-        return self.beginnings[self.starts + self.lengths - 1]
+    def cut(self, text: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes of what lies left and right of ``place`` in the texts of these indices."""
+        begin = self.starts[text]
+        left = self._sums[begin + place] - self._sums[begin]
+        return left, (self.whole[text] - left) * self._inverses[place]
 
 
-@dataclass(frozen=True)
-class _Joins:
+def _whole_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Hash and length of each; some at a time, which a processor's cache holds."""
+    batches = (_Hashes(texts[start : start + _BATCH]) for start in range(0, max(len(texts), 1), _BATCH))
+    whole, lengths = zip(*((batch.whole, batch.lengths) for batch in batches), strict=True)
+    return np.concatenate(whole), np.concatenate(lengths)
+
+
+class _Table:
+    """The index of each hash by open addressing, several times as fast as a search among sorted hashes."""
+
+    def __init__(self, hashes: np.ndarray) -> None:
+        self._hashes = hashes
+        self._bits = (_SLOTS_PER_HASH * len(hashes)).bit_length()
+        self._slots = np.full(1 << self._bits, -1, np.int32)
+        waiting = np.arange(len(hashes), dtype=np.int32)
+        slots = self._first(hashes)
+        while len(waiting):
+            free = self._slots[slots] < 0
+            self._slots[slots[free]] = waiting[free]  # the last one of several gets it
+            without = self._slots[slots] != waiting
+            waiting, slots = waiting[without], self._next(slots[without])
+
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        """The index of each, or -1."""
+        slots = self._first(hashes)
+        found = self._slots[slots]
+        (other,) = np.nonzero((found >= 0) & (self._hashes[found] != hashes))
+        while len(other):
+            slots[other] = self._next(slots[other])
+            found[other] = self._slots[slots[other]]
+            other = other[(found[other] >= 0) & (self._hashes[found[other]] != hashes[other])]
+        return found
+
+    def joins(self, part: np.ndarray, length: np.ndarray) -> np.ndarray:
+        """Whether llama.cpp joins these parts with a neighbour: single characters and pieces."""
+        return (length == 1) | (self.find(part) >= 0)
+
+    def _first(self, hashes: np.ndarray) -> np.ndarray:
+        return (hashes * _SLOT >> np.uint64(64 - self._bits)).astype(np.int32)
+
+    def _next(self, slots: np.ndarray) -> np.ndarray:
+        return (slots + 1) & ((1 << self._bits) - 1)
+
+
+class _Joins(NamedTuple):
     """Every way to cut a piece in two that llama.cpp would join again."""
 
-    pieces: Sequence[str]
-    piece: np.ndarray  # index into pieces
+    piece: np.ndarray  # index into the vocabulary
     cut: np.ndarray  # length of the left part
-    pair: np.ndarray  # hash of the two parts
-
-    def texts(self, index: int) -> tuple[str, str]:
-        piece, cut = self.pieces[int(self.piece[index])], int(self.cut[index])
-        return piece[:cut], piece[cut:]
+    left: np.ndarray
+    right: np.ndarray
 
 
-def _joins(pieces: Sequence[str]) -> _Joins:
-    hashes = _Hashes(pieces)
-    whole = hashes.whole
-    cuts = hashes.lengths - 1
-    piece = np.repeat(np.arange(len(pieces), dtype=np.int32), cuts)
+def _joins(vocabulary: _Hashes, known: _Table) -> _Joins:
+    cuts = np.maximum(vocabulary.lengths - 1, 0)
+    piece = np.repeat(np.arange(len(cuts), dtype=np.int32), cuts)
     cut = np.arange(1, len(piece) + 1, dtype=np.int32) - np.repeat((np.cumsum(cuts) - cuts).astype(np.int32), cuts)
-    rest = hashes.lengths[piece] - cut
-    left = hashes.beginnings[hashes.starts[piece] + cut - 1]
-    right = whole[piece] - left * np.cumprod(np.full(hashes.lengths.max(), _BASE))[rest - 1]
-    known = np.sort(whole)
-
-    def joins(part: np.ndarray, length: np.ndarray) -> np.ndarray:
-        places = np.minimum(np.searchsorted(known, part), len(known) - 1)
-        return (length == 1) | (known[places] == part)
-
-    found = np.flatnonzero(joins(left, cut))
-    found = found[joins(right[found], rest[found])]
-    return _Joins(pieces, piece[found], cut[found], _pair_hash(left[found], right[found]))
+    left, right = vocabulary.cut(piece, cut)
+    found = np.flatnonzero(known.joins(left, cut))
+    found = found[known.joins(right[found], (vocabulary.lengths[piece] - cut)[found])]
+    return _Joins(piece[found], cut[found], left[found], right[found])
 
 
 def _pair_hash(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return left * _PAIR + right
+
+
+def _powers(base: int, largest: int) -> np.ndarray:
+    """``base`` to the powers 0 to ``largest``, modulo 2^64."""
+    factors = np.full(largest + 1, base, np.uint64)
+    factors[0] = 1
+    return np.cumprod(factors)
 
 
 def merge_texts(path: Path, merges: list[Any]) -> list[str]:
@@ -127,9 +180,10 @@ def merge_texts(path: Path, merges: list[Any]) -> list[str]:
 
     Raises UsageError, naming ``path``, for what is no pair of texts.
     """
-    pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
-    if set(map(type, pairs)) <= {list} and set(map(len, pairs)) <= {2}:
-        flat = list(chain.from_iterable(pairs))
+    if str in set(map(type, merges)):
+        merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
+    if set(map(type, merges)) <= {list} and set(map(len, merges)) <= {2}:
+        flat = list(chain.from_iterable(merges))
         if set(map(type, flat)) <= {str} and all(flat):
             return flat
     raise UsageError(f"{path} has merges that are no pairs of texts.")

@@ -26,13 +26,13 @@ class SpecialIds:
 
     settings: Mapping[str, Any]  # tokenizer_config.json
     config: Mapping[str, Any]
-    ids: Mapping[str, int]  # text -> id
+    tokens: Sequence[str]
 
     def find(self, name: str) -> int | None:
         """The id of ``bos``, ``eos``, ``unk`` or ``pad``; None where the tokenizer has none."""
         text, configured = self._text(name), self._configured(name)
-        if isinstance(text, str) and text in self.ids:
-            return self.ids[text]
+        if isinstance(text, str) and text in self.tokens:
+            return self.tokens.index(text)
         return configured if type(configured) is int and 0 <= configured < self.config["vocab_size"] else None
 
     def require(self, name: str) -> int:
@@ -80,7 +80,7 @@ def overlay(path: Path, added: Mapping[int, tuple[str, bool]], tokens: list[str]
             )
         if id_ < len(tokens):
             tokens[id_] = token
-            types[id_] = TokenType.CONTROL if special else TokenType.USER_DEFINED
+            types[id_] = int(TokenType.CONTROL if special else TokenType.USER_DEFINED)
     return [id_ for id_ in added if id_ < len(tokens)]
 
 
@@ -94,7 +94,8 @@ def check_overlaps(path: Path, tokens: Sequence[str], types: Sequence[int]) -> N
 
     Hugging Face takes the leftmost of them, llama.cpp the longest. Runs of one letter come out the same.
     """
-    added = [token for token, type_ in zip(tokens, types, strict=True) if type_ == TokenType.USER_DEFINED]
+    user_defined = int(TokenType.USER_DEFINED)
+    added = [token for token, type_ in zip(tokens, types, strict=True) if type_ == user_defined]
     begins: dict[str, str] = {}
     for token in sorted(added, key=len):  # the longest that begins so is kept
         begins |= {token[:cut]: token for cut in range(1, len(token))}

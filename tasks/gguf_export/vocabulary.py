@@ -1,5 +1,6 @@
 """Vocabularies as GGUF stores them, and what llama.cpp asks of one."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -12,7 +13,7 @@ from tasks.gguf_export.files import shown
 
 MAX_TOKENS = 1 << 20  # four times Gemma 3's
 _MAX_LENGTH = 256  # characters; Gemma 3's longest piece has 31, Llama 3's and Qwen2's longest token 128
-_BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
+BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,8 @@ def check_tokens(path: Path, tokens: Sequence[str], types: Sequence[int]) -> Non
             raise UsageError(
                 f"{path} has the token {shown(token)} (id {id_}); a token has 1 to {_MAX_LENGTH} characters and no NUL."
             )
-    ids = {token: id_ for id_, token in enumerate(tokens)}
-    if len(ids) != len(tokens):
-        twice = next(token for id_, token in enumerate(tokens) if ids[token] != id_)
+    if len(set(tokens)) != len(tokens):
+        twice = next(token for token, count in Counter(tokens).items() if count > 1)
         raise UsageError(f"{path} has the token {shown(twice)} more than once, which llama.cpp cannot load.")
 
 
@@ -77,12 +77,13 @@ def check_pieces(path: Path, tokens: list[str], scores: list[float], types: list
     if len(tokens) != len(scores):
         raise UsageError(f"{path} has {len(tokens)} tokens, but {len(scores)} scores and {len(types)} types.")
     check_tokens(path, tokens, types)
-    if not all(isfinite(score) for score in scores):
+    if not all(map(isfinite, scores)):
         raise UsageError(f"{path} has tokens whose score is not a finite number.")
-    found = {token for token, type_ in zip(tokens, types, strict=True) if type_ == TokenType.BYTE}
-    if different := found ^ _BYTES:
+    byte = int(TokenType.BYTE)
+    found = {token for token, type_ in zip(tokens, types, strict=True) if type_ == byte}
+    if different := found ^ BYTES:
         raise UsageError(
-            f"{path} must have one byte token for each of {min(_BYTES)} to {max(_BYTES)} and no other; "
+            f"{path} must have one byte token for each of {min(BYTES)} to {max(BYTES)} and no other; "
             f"{shown(min(different))} is missing or too much."
         )
 
