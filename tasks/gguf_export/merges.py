@@ -19,7 +19,7 @@ from tasks.gguf_export.files import shown
 _BASE, _PAIR, _SLOT = 0x9E3779B97F4A7C15, np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0xD6E8FEB86659FD93)
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _SLOTS_PER_HASH = 4  # at least; fewer than one hash in eight then finds its slot taken
-_BATCH = 1 << 14  # texts
+_BATCH = 1 << 12  # merges
 MERGEABLE = (TokenType.NORMAL, TokenType.USER_DEFINED)
 
 
@@ -46,20 +46,15 @@ def check_merges(path: Path, merges: list[Any], pieces: Sequence[str], types: Se
 
     ``path`` is the tokenizer.json that holds ``merges``, for the message.
     """
-    flat = merge_texts(path, merges)
     ids = dict(zip(pieces, range(len(pieces)), strict=True))
-    longest = max(map(len, ids), default=0)
-    if max(map(len, flat), default=0) > longest:
-        index = next(index for index, part in enumerate(flat) if len(part) > longest)
-        _refuse(path, *flat[index - index % 2 :][:2])
     vocabulary = _Hashes(list(ids))
-    known = _Table(vocabulary.whole)
-    parts, lengths = _whole_hashes(flat)
+    known, longest = _Table(vocabulary.whole), int(vocabulary.lengths.max(initial=0))
+    parts, lengths = _part_hashes(path, merges, longest)
     left, right = parts[::2], parts[1::2]
     sums = known.find(left + right * _powers(_BASE, longest)[lengths[::2]])
     possible = (sums >= 0) & known.joins(left, lengths[::2]) & known.joins(right, lengths[1::2])
     for index in np.flatnonzero(~possible).tolist():
-        _refuse(path, *flat[2 * index : 2 * index + 2])
+        _refuse(path, *merge_texts(path, [merges[index]]))
     merged = np.sort(_pair_hash(left, right))
     number = len(merged) - np.count_nonzero(merged[1:] == merged[:-1])
     joins = _joins(vocabulary, known)
@@ -101,10 +96,20 @@ class _Hashes:
         return left, (self.whole[text] - left) * self._inverses[place]
 
 
-def _whole_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hash and length of each; some at a time, which a processor's cache holds."""
-    batches = (_Hashes(texts[start : start + _BATCH]) for start in range(0, max(len(texts), 1), _BATCH))
-    whole, lengths = zip(*((batch.whole, batch.lengths) for batch in batches), strict=True)
+def _part_hashes(path: Path, merges: list[Any], longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hash and length of the left and right part of each merge in turn; refuses a part longer than any piece.
+
+    Some at a time, which stay in the processor's cache from one pass over them to the next.
+    """
+    batches = []
+    for start in range(0, max(len(merges), 1), _BATCH):
+        texts = merge_texts(path, merges[start : start + _BATCH])
+        if (length := max(map(len, texts), default=0)) > longest:
+            index = next(index for index, text in enumerate(texts) if len(text) == length)
+            _refuse(path, *texts[index - index % 2 :][:2])
+        hashes = _Hashes(texts)
+        batches.append((hashes.whole, hashes.lengths))
+    whole, lengths = zip(*batches, strict=True)
     return np.concatenate(whole), np.concatenate(lengths)
 
 
