@@ -187,4 +187,6 @@ def _as_float32(raw: bytes, dtype: str) -> np.ndarray:
         return np.frombuffer(raw, dtype="<f4")
     if dtype == "F16":
         return np.frombuffer(raw, dtype="<f2").astype(np.float32)
-    return (np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+    bits = np.frombuffer(raw, dtype="<u2").astype(np.uint32)
+    bits <<= np.uint32(16)
+    return bits.view(np.float32)

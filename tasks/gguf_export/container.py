@@ -76,7 +76,7 @@ class GgufFile:
     """A GGUF file; raises UsageError where it is cut short or malformed.
 
     ``metadata`` holds plain Python values in the file's order, ``types`` the value type of each key (for an
-    array, of its elements).
+    array, of its elements). ``trailing_bytes`` is what lies after the last tensor, which nothing reads.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,6 +143,7 @@ class GgufFile:
             if start + offset != end:  # as ggml asks, so that no two overlap
                 raise _Malformed(f"the tensor {name!r} does not begin where the one before it ends")
             end += _padded(self._add_tensor(name, shape, kind, end), alignment)
+        self.trailing_bytes = max(0, self._size - end)
 
     def _add_tensor(self, name: str, shape: tuple[int, ...], kind: int, offset: int) -> int:
         """Its bytes, once its place is known to hold it."""

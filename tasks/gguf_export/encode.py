@@ -104,10 +104,14 @@ def _packed(codes: np.ndarray, bits: int, scale: np.ndarray, minimum: np.ndarray
 
 
 def _blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(blocks, 32), and the largest and smallest weight of each, which numpy finds five times faster over columns."""
+    """(blocks, 32), and the largest and smallest weight of each.
+
+    numpy finds them five times faster over columns, which it makes in half the time of pairs of weights.
+    """
     blocks = values.reshape(-1, BLOCK_SIZE)
-    columns = np.ascontiguousarray(blocks.T)
-    return blocks, columns.max(axis=0), columns.min(axis=0)
+    columns = np.ascontiguousarray(blocks.view(np.float64).T).view(np.float32)
+    largest, smallest = columns.max(axis=0), columns.min(axis=0)
+    return blocks, np.maximum(largest[::2], largest[1::2]), np.minimum(smallest[::2], smallest[1::2])
 
 
 def _inverse(scale: np.ndarray) -> np.ndarray:

@@ -20,11 +20,11 @@ from deployment.prompt_parity import CONVERSATIONS, Conversation, messages
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Model, text_name
+from tasks.gguf_export.checks import Check, at_most, file_checks
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.pre_tokenizers import PRE_TOKENIZERS
 from tasks.gguf_export.reader import tensor_rows
-from tasks.gguf_export.rounding import error_bound
-from tasks.gguf_export.source import Source, open_source
+from tasks.gguf_export.source import open_source
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ PARITY_TEXTS = (
 )
 
 _PARITY = "parity"
-_CHUNK_WEIGHTS = 1 << 22  # 16 MB of float32 at a time
 _KL_BOUND = {  # nats per next token, against the folder's float32 weights
     GGMLQuantizationType.F32: 0.001,
     GGMLQuantizationType.F16: 0.001,
@@ -57,18 +56,6 @@ _KL_BOUND = {  # nats per next token, against the folder's float32 weights
 }
 _KL_BOUND_BELOW_8_BITS = 4.0  # a wrong file is worse; what a coarse type costs is for the evaluation to say
 _RUNTIME_KL_BOUND = 0.05  # llama.cpp rounds activations to 8 bits for block types
-
-
-class Check(BaseModel):
-    """One measured value beside its bound; ``detail`` names the worst case."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    value: float
-    bound: float
-    passed: bool
-    detail: str = ""
 
 
 class VerifyReport(BaseModel):
@@ -103,7 +90,7 @@ def verify_gguf(
     require_turns(tokenizer, prompt)
     with GgufFile(gguf) as file, open_source(model_dir) as source:
         model, pre = source.model, PRE_TOKENIZERS.get(str(file.metadata.get("tokenizer.ggml.pre")))
-        checks = [_tensor_names(file, model), _tensor_errors(file, source), _stop_token(file, prompt)]
+        checks = [*file_checks(file, source), _stop_token(file, prompt)]
 
     def as_written(*parts: str) -> bool:
         return pre is None or pre.reads_as_written("".join(parts))
@@ -136,31 +123,6 @@ def verify_gguf(
     return VerifyReport(passed=all(check.passed for check in checks), checks=checks)
 
 
-def _tensor_names(file: GgufFile, model: Model) -> Check:
-    expected = {model.gguf_name(name) for name in model.tensor_shapes}
-    different = sorted(expected ^ file.tensors.keys())
-    return _at_most("missing or unknown tensors", len(different), 0, ", ".join(different[:3]))
-
-
-def _tensor_errors(file: GgufFile, source: Source) -> Check:
-    """The worst error of any weight as a share of what its type allows."""
-    worst, where = 0.0, ""
-    for name in source.model.tensor_shapes:
-        if source.model.gguf_name(name) not in file.tensors:
-            continue
-        tensor, layout = file.tensors[source.model.gguf_name(name)], source.model.layout(name)
-        step = layout.rows_at_once(max(1, _CHUNK_WEIGHTS // tensor.row_length))
-        for start in range(0, tensor.rows, step):
-            rows = start, min(start + step, tensor.rows)
-            expected = layout.stored(source.checkpoint.rows(name, *rows))
-            error = np.abs(file.rows(tensor.name, *rows) - expected)
-            allowed = error_bound(expected, tensor.type)
-            share = float(np.max(error / np.maximum(allowed, np.finfo(np.float32).tiny)))
-            if not share <= worst:  # NaN is the worst of all
-                worst, where = share, tensor.name
-    return _at_most("weight error / allowed error", worst, 1, where)
-
-
 def _stop_token(file: GgufFile, prompt: Prompt) -> Check:
     """llama.cpp stops at the end of a turn by its text, if it is a control token."""
     tokens, types = file.metadata["tokenizer.ggml.tokens"], file.metadata["tokenizer.ggml.token_type"]
@@ -175,7 +137,7 @@ def _same_tokens(
     found: Callable[[Any], list[int]],
 ) -> Check:
     different = [text for text in texts if expected(text) != found(text)]
-    return _at_most(
+    return at_most(
         f"{name} {_PARITY}: texts with other tokens", len(different), 0, repr(different[0]) if different else ""
     )
 
@@ -208,7 +170,7 @@ def _one_bos(server: LlamaServer, tokenizer: Any, prompts: Sequence[str]) -> Che
     """One before each prompt, or none where the tokenizer puts none: there a BOS may also be what opens a turn."""
     if not tokenizer.encode("", add_special_tokens=True):
         found = len(server.tokenize("", add_bos=True))
-        return _at_most("BOS tokens in a prompt", found, 0)
+        return at_most("BOS tokens in a prompt", found, 0)
     counts = [
         render(command).count(tokenizer.bos_token_id)
         for command in prompts or [""]
@@ -233,13 +195,13 @@ def _next_token_checks(
         types = {tensor.type for tensor in file.tensors.values()}
     twin = [_hf_distribution(model, item) for item in ids]
     bound = max(_KL_BOUND.get(type_, _KL_BOUND_BELOW_8_BITS) for type_ in types)
-    yield _at_most("KL to the float32 model", max(map(_kl, source, found)), bound)
-    yield _at_most("KL to the file's weights in PyTorch", max(map(_kl, twin, found)), _RUNTIME_KL_BOUND)
+    yield at_most("KL to the float32 model", max(map(_kl, source, found)), bound)
+    yield at_most("KL to the file's weights in PyTorch", max(map(_kl, twin, found)), _RUNTIME_KL_BOUND)
     likely = max(
         float(np.abs(expected - actual)[expected > np.log(0.01)].max(initial=0.0))
         for expected, actual in zip(twin, found, strict=True)
     )
-    yield _at_most("log-probability difference of likely tokens", likely, 0.5)
+    yield at_most("log-probability difference of likely tokens", likely, 0.5)
 
 
 def _load_from_gguf(model: Any, file: GgufFile, described: Model) -> None:
@@ -281,7 +243,3 @@ def _kl(expected: np.ndarray, found: np.ndarray) -> float:
         raise UsageError(f"the file has {len(found)} tokens where the folder's model has {len(expected)}.")
     some = expected > -60  # e^-60: nothing of the sum is lost, and float32 does not underflow
     return float(np.sum(np.exp(expected[some]) * (expected[some] - found[some])))
-
-
-def _at_most(name: str, value: float, bound: float, detail: str = "") -> Check:
-    return Check(name=name, value=value, bound=bound, passed=value <= bound, detail=detail)

@@ -170,7 +170,7 @@ def main(options: argparse.Namespace) -> int:
     for name in options.models:
         with TemporaryDirectory(dir=options.scratch) as place:
             bench = Bench(options.upstream, Path(place), Console(width=140))
-            folder = options.base if name == "270m" else random_1b(options.base, Path(place) / "random-1b")
+            folder = options.base if name == "270m" else random_1b(options.base, Path(place) / "random")
             sound &= bench.model(f"Gemma 3 {name}", folder, options.types)
     return not sound
 
