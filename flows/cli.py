@@ -1,7 +1,7 @@
 """The ``gemmill`` command: every subcommand is one flow or one pure call.
 
-Exit codes: 0 done, 2 bad usage or configuration, 3 a gate blocked the candidate, 4 data refused, 5 a service is out of
-reach.
+Exit codes: 0 done, 2 bad usage or configuration, 3 a gate blocked the candidate or the verification a file, 4 data
+refused, 5 a service is out of reach.
 """
 
 import os

@@ -19,6 +19,7 @@ from flows.options import (
 
 if TYPE_CHECKING:
     from flows.conversion import Measuring
+    from tasks.gguf_export.writer import ExportReport
 
 app = typer.Typer()
 
@@ -82,6 +83,9 @@ def convert(
     embedding: Annotated[str | None, typer.Option(help="Type of the embedding; else as llama-quantize does.")] = None,
     base: Annotated[Path | None, typer.Option(help="Folder of an adapter's base; else the one that it names.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show types and sizes, write nothing.")] = False,
+    verify: Annotated[
+        bool, typer.Option(help="Prove a whole model in llama.cpp, beside PyTorch, before the file gets its name.")
+    ] = True,
     data: Annotated[Path | None, typer.Option(help="auto: labelled records that the files are asked.")] = None,
     budget: Annotated[str | None, typer.Option(help="auto: the largest size allowed, such as 70MB.")] = None,
     profile: Annotated[
@@ -119,7 +123,7 @@ def convert(
     else:
         if base:
             raise UsageError("--base is for adapters; omit it.")
-        planned, exported = plan_export, export_gguf
+        planned, exported = plan_export, _export_proven if verify else export_gguf
         embedding_type = quant_type(embedding, hf_dir) if embedding else None
         options = {"weights": quant_type(type_, hf_dir), "embedding": embedding_type}
     if plan:
@@ -133,6 +137,13 @@ def convert(
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
     types = ", ".join(f"{count} {name}" for name, count in report.types.items())
     console.print(f"{report.path}: {report.bytes / 1e6:.1f} MB, tensors: {types}, SHA-256 {report.sha256}")
+
+
+def _export_proven(hf_dir: Path, out: Path, **types: Any) -> "ExportReport":
+    from tasks.cores import usable_cores
+    from tasks.gguf_export.proven import export_proven
+
+    return export_proven(hf_dir, out, **types, threads=usable_cores())
 
 
 def _convert_auto(

@@ -22,6 +22,12 @@ class GateBlocked(GemmillError):
     exit_code = 3
 
 
+class VerificationFailed(GemmillError):
+    """A converted file is not the model that it was made from."""
+
+    exit_code = 3
+
+
 class DataRefused(GemmillError):
     """Audit data that breaks the record contract or the expectations of a snapshot."""
 

@@ -29,6 +29,10 @@ class Check(BaseModel):
     passed: bool
     detail: str = ""
 
+    def finding(self) -> str:
+        """``weight error / allowed error is 2.1, bound 1 (blk.2.ffn_up.weight)``"""
+        return f"{self.name} is {self.value:.3g}, bound {self.bound:.3g}" + (f" ({self.detail})" if self.detail else "")
+
 
 def at_most(name: str, value: float, bound: float, detail: str = "") -> Check:
     return Check(name=name, value=value, bound=bound, passed=value <= bound, detail=detail)

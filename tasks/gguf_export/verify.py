@@ -1,29 +1,22 @@
-"""Proof that a GGUF file is the model it was made from: its tensors, its tokens and what llama.cpp computes.
-
-Two comparisons of next-token distributions: with the folder's float32 weights (what quantisation costs) and
-with the file's own weights, dequantised, in PyTorch (whether llama.cpp computes the same function).
-"""
+"""Proof that a GGUF file is the model it was made from: its tensors, its tokens and what llama.cpp computes."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from gguf.constants import GGMLQuantizationType, TokenType
+from gguf.constants import TokenType
 from pydantic import BaseModel, ConfigDict
 
 from deployment.modelfile import Limits, Modelfile
 from deployment.ollama_prompt import ollama_prompt
 from deployment.prompt import Prompt, encode_prompt, require_turns
 from deployment.prompt_parity import CONVERSATIONS, Conversation, messages
-from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Model, text_name
 from tasks.gguf_export.checks import Check, at_most, file_checks
 from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.distributions import distribution, next_token_checks
 from tasks.gguf_export.pre_tokenizers import PRE_TOKENIZERS
-from tasks.gguf_export.reader import tensor_rows
 from tasks.gguf_export.source import open_source
 
 logger = logging.getLogger(__name__)
@@ -47,15 +40,11 @@ PARITY_TEXTS = (
     "\x00\x01\x7f\x1b[0m",
 )
 
-_PARITY = "parity"
-_KL_BOUND = {  # nats per next token, against the folder's float32 weights
-    GGMLQuantizationType.F32: 0.001,
-    GGMLQuantizationType.F16: 0.001,
-    GGMLQuantizationType.BF16: 0.02,
-    GGMLQuantizationType.Q8_0: 0.05,
-}
-_KL_BOUND_BELOW_8_BITS = 4.0  # a wrong file is worse; what a coarse type costs is for the evaluation to say
-_RUNTIME_KL_BOUND = 0.05  # llama.cpp rounds activations to 8 bits for block types
+_CONTINUED = (  # whose next token both runtimes predict
+    "Audit pump P-101 for a leak at the seal, pressure 3.5 bar.",
+    "Inspect the conveyor belt and the gear box of line 7 tomorrow, then the",
+)
+_PARITY, _ONE_BOS = "parity", "BOS tokens in a prompt"
 
 
 class VerifyReport(BaseModel):
@@ -63,6 +52,10 @@ class VerifyReport(BaseModel):
 
     passed: bool
     checks: list[Check]
+
+    @classmethod
+    def of(cls, checks: list[Check]) -> "VerifyReport":
+        return cls(passed=all(check.passed for check in checks), checks=checks)
 
     @property
     def prompt_parity(self) -> bool:
@@ -89,22 +82,13 @@ def verify_gguf(
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     require_turns(tokenizer, prompt)
     with GgufFile(gguf) as file, open_source(model_dir) as source:
-        model, pre = source.model, PRE_TOKENIZERS.get(str(file.metadata.get("tokenizer.ggml.pre")))
+        model, as_written = source.model, _reads_as_written(file)
         checks = [*file_checks(file, source), _stop_token(file, prompt)]
-
-    def as_written(*parts: str) -> bool:
-        return pre is None or pre.reads_as_written("".join(parts))
-
     with LlamaServer(gguf, prompt=prompt, threads=threads, slots=1) as server:
         texts = [text for text in (*PARITY_TEXTS, *prompts) if as_written(text)]
         conversations = [turns for turns in CONVERSATIONS if as_written(*turns)]
         checks += [
-            _same_tokens(
-                "token",
-                texts,
-                lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True),
-                server.tokenize,
-            ),
+            _token_parity(server, tokenizer, texts),
             _same_tokens(
                 "prompt",
                 [*texts, *(turns[0] for turns in conversations)],
@@ -115,12 +99,63 @@ def verify_gguf(
             _one_bos(server, tokenizer, prompts),
         ]
         ids = [encode_prompt(tokenizer, prompt, command) for command in prompts]
-        found = [_distribution(server.next_token_logprobs(item)) for item in ids]
-    checks += _next_token_checks(gguf, model_dir, model, ids, found)
+        found = [distribution(server.next_token_logprobs(item)) for item in ids]
+    checks += next_token_checks(gguf, model_dir, model, ids, found)
     for check in checks:
         if not check.passed:
-            logger.error("%s: %s is %.3g, bound %.3g %s", gguf, check.name, check.value, check.bound, check.detail)
-    return VerifyReport(passed=all(check.passed for check in checks), checks=checks)
+            logger.error("%s: %s", gguf, check.finding())
+    return VerifyReport.of(checks)
+
+
+def verify_conversion(gguf: Path, model_dir: Path, *, threads: int = 1) -> VerifyReport:
+    """The same for a folder of any prompt: texts, and conversations through the folder's own chat template.
+
+    Raises UsageError where the file cannot be read, or llama.cpp refuses it.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    with GgufFile(gguf) as file, open_source(model_dir) as source:
+        model, texts = source.model, list(filter(_reads_as_written(file), PARITY_TEXTS))
+        checks = list(file_checks(file, source))
+    if not checks[0].passed:  # llama.cpp would refuse the file in its own words
+        return VerifyReport.of(checks)
+    with LlamaServer(gguf, prompt=Prompt(), threads=threads, slots=1) as server:
+        checks.append(_token_parity(server, tokenizer, texts))
+        if tokenizer.chat_template:
+            checks += _own_template(server, tokenizer, texts)
+        ids = [tokenizer.encode(text) for text in _CONTINUED]
+        found = [distribution(server.next_token_logprobs(item)) for item in ids]
+    checks += next_token_checks(gguf, model_dir, model, ids, found)
+    return VerifyReport.of(checks)
+
+
+def _reads_as_written(file: GgufFile) -> Callable[..., bool]:
+    """Whether both tokenizers read the joined parts of a text alike, of which llama.cpp leaves out a normaliser."""
+    pre = PRE_TOKENIZERS.get(str(file.metadata.get("tokenizer.ggml.pre")))
+    return lambda *parts: pre is None or pre.reads_as_written("".join(parts))
+
+
+def _token_parity(server: LlamaServer, tokenizer: Any, texts: Sequence[str]) -> Check:
+    return _same_tokens(
+        "token",
+        texts,
+        lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True),
+        server.tokenize,
+    )
+
+
+def _own_template(server: LlamaServer, tokenizer: Any, texts: Sequence[str]) -> Iterator[Check]:
+    def transformers(text: str) -> list[int]:
+        chat = [{"role": "user", "content": text}]
+        rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        writes_bos = tokenizer.bos_token is not None and rendered.startswith(tokenizer.bos_token)
+        return tokenizer.encode(rendered, add_special_tokens=not writes_bos)
+
+    yield _same_tokens("chat template", texts, transformers, server.chat_template_ids)
+    if tokenizer.bos_token_id is not None and tokenizer.encode("", add_special_tokens=True):
+        found = server.chat_template_ids(_CONTINUED[0]).count(tokenizer.bos_token_id)
+        yield Check(name=_ONE_BOS, value=found, bound=1, passed=found == 1)
 
 
 def _stop_token(file: GgufFile, prompt: Prompt) -> Check:
@@ -170,76 +205,11 @@ def _one_bos(server: LlamaServer, tokenizer: Any, prompts: Sequence[str]) -> Che
     """One before each prompt, or none where the tokenizer puts none: there a BOS may also be what opens a turn."""
     if not tokenizer.encode("", add_special_tokens=True):
         found = len(server.tokenize("", add_bos=True))
-        return at_most("BOS tokens in a prompt", found, 0)
+        return at_most(_ONE_BOS, found, 0)
     counts = [
         render(command).count(tokenizer.bos_token_id)
         for command in prompts or [""]
         for render in (server.tokenize_prompt, server.chat_template_ids)
     ]
     worst = max(counts, key=lambda count: abs(count - 1))
-    return Check(name="BOS tokens in a prompt", value=worst, bound=1, passed=worst == 1)
-
-
-def _next_token_checks(
-    gguf: Path, model_dir: Path, described: Model, ids: Sequence[list[int]], found: Sequence[np.ndarray]
-) -> Iterator[Check]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    if not ids:
-        return
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    source = [_hf_distribution(model, item) for item in ids]
-    with GgufFile(gguf) as file:
-        _load_from_gguf(model, file, described)
-        types = {tensor.type for tensor in file.tensors.values()}
-    twin = [_hf_distribution(model, item) for item in ids]
-    bound = max(_KL_BOUND.get(type_, _KL_BOUND_BELOW_8_BITS) for type_ in types)
-    yield at_most("KL to the float32 model", max(map(_kl, source, found)), bound)
-    yield at_most("KL to the file's weights in PyTorch", max(map(_kl, twin, found)), _RUNTIME_KL_BOUND)
-    likely = max(
-        float(np.abs(expected - actual)[expected > np.log(0.01)].max(initial=0.0))
-        for expected, actual in zip(twin, found, strict=True)
-    )
-    yield at_most("log-probability difference of likely tokens", likely, 0.5)
-
-
-def _load_from_gguf(model: Any, file: GgufFile, described: Model) -> None:
-    """Give ``model`` the weights that lie in ``file``."""
-    import torch
-
-    with torch.no_grad():
-        for stored_name, parameter in model.named_parameters():
-            name = text_name(stored_name) if described.architecture.wrapper == model.config.model_type else stored_name
-            if name is None:
-                continue
-            if name == OUTPUT and described.tied:
-                name = EMBEDDING
-            start = 0
-            rows = parameter.view(-1, parameter.shape[-1])
-            for values in tensor_rows(file, described.gguf_name(name), described.layout(name)):
-                rows[start : start + len(values)] = torch.from_numpy(values.copy())
-                start += len(values)
-
-
-def _hf_distribution(model: Any, ids: list[int]) -> np.ndarray:
-    import torch
-
-    with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0, -1]
-    return torch.log_softmax(logits.double(), dim=-1).numpy()
-
-
-def _distribution(logprobs: dict[int, float]) -> np.ndarray:
-    """Log-probabilities by token id."""
-    values = np.full(max(logprobs) + 1, -np.inf)
-    values[list(logprobs)] = list(logprobs.values())
-    return values
-
-
-def _kl(expected: np.ndarray, found: np.ndarray) -> float:
-    """KL(expected || found) in nats, over the tokens that have a probability at all."""
-    if expected.shape != found.shape:
-        raise UsageError(f"the file has {len(found)} tokens where the folder's model has {len(expected)}.")
-    some = expected > -60  # e^-60: nothing of the sum is lost, and float32 does not underflow
-    return float(np.sum(np.exp(expected[some]) * (expected[some] - found[some])))
+    return Check(name=_ONE_BOS, value=worst, bound=1, passed=worst == 1)

@@ -3,10 +3,11 @@
     python -m tests.benchmarks.bench_export BASE [--models 270m 1b] [--types q8_0 f16 bf16 q4_0] [--upstream DIR]
 
 BASE is a Hugging Face folder of Gemma 3 270M. Beside it stands a model of Gemma 3 1B's shape with random weights in
-bf16 and BASE's tokenizer. Each is exported by the exporter alone (imports not counted), by the whole command and by
-convert_hf_to_gguf.py, which makes q4_0 as f16 first and then with llama-quantize. A processor second is one of any
-core; peak memory is that of the largest process. Then both files are compared; those of q4_0 with upstream's from
-float32, since its float16 rounds every weight once more. Ends with 1 for a difference without a reason.
+bf16 and BASE's tokenizer. Each is exported by the exporter alone (imports not counted), by the whole command without
+and with its verification, and by convert_hf_to_gguf.py, which makes q4_0 as f16 first and then with llama-quantize. A
+processor second is one of any core; peak memory is that of the largest process. Then both files are compared; those of
+q4_0 with upstream's from float32, since its float16 rounds every weight once more. Ends with 1 for a difference without
+a reason.
 
 Upstream's environment: make .venv/upstream/.installed
 """
@@ -134,9 +135,14 @@ class Bench:
 
     def _costs(self, table: Table, folder: Path, theirs: Path, ours: Path, reference: Path, type_: QuantType) -> None:
         alone = Cost(**run_child("tests.benchmarks.bench_export", folder, ours, type_))
-        command = run([sys.executable, "-m", "flows.cli", "convert", f"{folder}", f"{ours}", "--type", type_])
+        command = [sys.executable, "-m", "flows.cli", "convert", f"{folder}", f"{ours}", "--type", type_]
         upstream = self._upstream(theirs, reference, type_, QuantType.F16)
-        for way, cost in (("gemmill, export alone", alone), ("gemmill convert", command), ("upstream", upstream)):
+        for way, cost in (
+            ("the exporter alone", alone),
+            ("gemmill convert --no-verify", run([*command, "--no-verify"])),
+            ("gemmill convert", run(command)),
+            ("upstream", upstream),
+        ):
             table.add_row(
                 type_, way, f"{cost.seconds:.1f}", f"{cost.processor:.1f}", f"{cost.peak_gib:.2f}",
                 f"{upstream.seconds / cost.seconds:.1f}", f"{upstream.processor / cost.processor:.1f}",

@@ -19,7 +19,7 @@ from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.adapter import export_adapter, plan_adapter
 from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.verify import _distribution, _hf_distribution, _kl
+from tasks.gguf_export.distributions import distribution, hf_distribution, kl
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
 
@@ -68,11 +68,11 @@ def _divergences(
     bare = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     with LlamaServer(base_gguf, prompt=prompt, slots=1, context=256, adapter=adapter_gguf) as server:
         ids = [server.tokenize_prompt(command) for command in COMMANDS]
-        found = [_distribution(server.next_token_logprobs(item)) for item in ids]
-    before = [_hf_distribution(bare, item) for item in ids]
+        found = [distribution(server.next_token_logprobs(item)) for item in ids]
+    before = [hf_distribution(bare, item) for item in ids]
     peft = PeftModel.from_pretrained(bare, adapter).eval()
-    expected = [_hf_distribution(peft, item) for item in ids]
-    return max(map(_kl, expected, found)), min(map(_kl, expected, before))
+    expected = [hf_distribution(peft, item) for item in ids]
+    return max(map(kl, expected, found)), min(map(kl, expected, before))
 
 
 @pytest.mark.parametrize("weights", list(KL_BOUND))
