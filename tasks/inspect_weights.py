@@ -23,6 +23,7 @@ class Forensics(BaseModel):
 
 @step(
     "tasks/forensics",
+    "tasks/gguf_export/architectures",
     "tasks/gguf_export/base_layers.py",
     "tasks/gguf_export/checkpoint.py",
     "tasks/gguf_export/container.py",
