@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from registry.errors import UsageError
 from tasks.cores import usable_cores
 from tasks.evaluation.metrics import Metrics
 from tasks.evaluation.runtimes import open_runtime
+from tasks.gguf_export.proven import require_proof
 from tasks.type_search.search import TypeSearch, search_types, size_types
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -37,6 +39,7 @@ class Measuring:
             point below the largest file's.
         budget: the largest size allowed, such as 70MB.
         threads: of llama.cpp; 0 takes every core.
+        verify: the chosen file is proven to be the model before it gets its name.
     """
 
     data: Path | None = None
@@ -44,6 +47,7 @@ class Measuring:
     profile: str | None = None
     budget: str | None = None
     threads: int = 0
+    verify: bool = True
 
     @property
     def _limit(self) -> int | None:
@@ -59,12 +63,14 @@ class Measuring:
         Raises:
             UsageError: model, data, label set, profile or budget cannot be used.
             LinesRefused: a line of ``data`` breaks the contract or the label set.
+            VerificationFailed: the chosen file is not the model; nothing was written.
         """
         if self.data is None:
             raise UsageError("--type auto measures each file that it tries; name labelled records with --data.")
         labelled, limit = read_labelled(self.data, self.labels), self._limit
         settings = load_profile(self.profile) if self.profile else None
         prompt = settings.prompt if settings else Prompt(turns=turns_of(model))
+        threads = self.threads or usable_cores()
         options: dict[str, Any] = {}
         if settings:
             evaluation = settings.evaluation
@@ -75,8 +81,9 @@ class Measuring:
             }
 
         def evaluate(gguf: Path) -> Metrics:
-            runtime = open_runtime(str(gguf), prompt=prompt, threads=self.threads or usable_cores(), **options)
+            runtime = open_runtime(str(gguf), prompt=prompt, threads=threads, **options)
             return labelled.evaluate(runtime, model=str(model), path=gguf).metrics
 
         thresholds = settings.gates if settings else None
-        return search_types(model, out, evaluate, thresholds=thresholds, budget=limit)
+        prove = partial(require_proof, model_dir=model, out=out, threads=threads) if self.verify else None
+        return search_types(model, out, evaluate, prove=prove, thresholds=thresholds, budget=limit)

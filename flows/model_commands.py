@@ -109,7 +109,7 @@ def convert(
 
         if embedding or base:
             raise UsageError("--type auto is for whole models, and chooses the embedding's type too; omit the others.")
-        measuring = Measuring(data=data, labels=labels, profile=profile, budget=budget, threads=threads)
+        measuring = Measuring(data=data, labels=labels, profile=profile, budget=budget, threads=threads, verify=verify)
         _convert_auto(hf_dir, out, measuring, plan=plan, json_path=json_path, html_path=html_path)
         return
     if any((data, budget, profile, labels, threads, html_path)):

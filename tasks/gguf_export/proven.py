@@ -15,6 +15,18 @@ class ProvenExport(ExportReport):
     verification: VerifyReport
 
 
+def require_proof(gguf: Path, model_dir: Path, out: Path, *, threads: int = 1) -> VerifyReport:
+    """Verify ``gguf``, which is to be called ``out``. Raises VerificationFailed where it is not the model."""
+    verification = verify_conversion(gguf, model_dir, threads=threads)
+    if not verification.passed:
+        findings = "; ".join(check.finding() for check in verification.checks if not check.passed)
+        raise VerificationFailed(
+            f"{out} was not written, since it would not be the model in {model_dir}: {findings}. Look at it with "
+            "--no-verify."
+        )
+    return verification
+
+
 def export_proven(
     model_dir: Path, out: Path, *, weights: QuantType, embedding: QuantType | None = None, threads: int = 1
 ) -> ProvenExport:
@@ -26,11 +38,5 @@ def export_proven(
     """
     with atomic_file(out) as temporary:
         report = export_gguf(model_dir, temporary, weights=weights, embedding=embedding)
-        verification = verify_conversion(temporary, model_dir, threads=threads)
-        if not verification.passed:
-            findings = "; ".join(check.finding() for check in verification.checks if not check.passed)
-            raise VerificationFailed(
-                f"{out} was not written, since it would not be the model in {model_dir}: {findings}. Look at it with "
-                "--no-verify."
-            )
+        verification = require_proof(temporary, model_dir, out, threads=threads)
     return ProvenExport.model_validate(report.model_dump() | {"path": out, "verification": verification})

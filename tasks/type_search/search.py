@@ -112,6 +112,7 @@ def search_types(
     out: Path,
     evaluate: Callable[[Path], Metrics],
     *,
+    prove: Callable[[Path], object] | None = None,
     thresholds: Thresholds | None = None,
     budget: int | None = None,
 ) -> TypeSearch:
@@ -119,6 +120,7 @@ def search_types(
 
     Args:
         evaluate: the metrics of a GGUF file.
+        prove: what the chosen file must pass before it gets its name; it raises an error of its own.
         thresholds: floors, and how far a metric may fall below that of the largest file; None: see judge_smaller.
         budget: the largest size allowed, in bytes. The largest file is measured even above it, as the reference.
 
@@ -147,6 +149,8 @@ def search_types(
             file = written(types)
             tried[place] = _judged(types, reference if types is largest else evaluate(file), reference, thresholds)
             if tried[place].outcome is Outcome.CHOSEN:
+                if prove:
+                    prove(file)
                 file.replace(out)
                 break
             file.unlink()

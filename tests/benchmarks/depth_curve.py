@@ -33,6 +33,7 @@ from tasks.gguf_export.writer import export_gguf
 from tasks.training.fit import HISTORY_FILE, Teaching, fit
 from tasks.training.loop import History
 from tests.benchmarks import bench_device
+from tests.benchmarks.ablation import points
 from tests.benchmarks.vocabulary_curve import Candidate, Judged, evaluate, plot
 
 _METRICS = ("intent_accuracy", "entity_f1", "exact_match", "oos_recall")
@@ -142,16 +143,12 @@ def curve_table(bench: Bench, candidates: dict[int, Candidate], judged: Judged, 
             f"{bench.history(layers).validation_loss[-1]:.4f}",
             f"{candidate.megabytes:.1f}",
             f"{speeds[candidate.name]:.1f}",
-            *(_points(metrics[name].b) for name in _METRICS),
-            _points(exact.difference, "+.1f"),
-            f"{_points(exact.low, '+.1f')} … {_points(exact.high, '+.1f')}",
+            *(points(metrics[name].b) for name in _METRICS),
+            points(exact.difference, "+.1f"),
+            f"{points(exact.low, '+.1f')} … {points(exact.high, '+.1f')}",
             ", ".join(str(gone.layer) for gone in report.removals) if report else "",
         )
     return found
-
-
-def _points(share: float | None, form: str = ".1f") -> str:
-    return "–" if share is None else f"{100 * share:{form}}"
 
 
 def decoding_speeds(candidates: Sequence[Candidate], bench: Bench, rows: int, rounds: int) -> dict[str, float]:

@@ -35,6 +35,7 @@ from tasks.quant.types import QuantType
 from tasks.vocabulary.corpus import Corpus, read_corpus
 from tasks.vocabulary.pruning import prune_vocabulary
 from tasks.vocabulary.recipe import VocabularyRecipe
+from tests.benchmarks.ablation import points
 
 _PROMPT = Prompt()
 _SLOTS = 8
@@ -127,20 +128,16 @@ def table(judged: Judged, candidates: Sequence[Candidate]) -> Table:
         cells = []
         if judged.labelled:
             exact = metrics["exact_match"]
-            cells = [_points(metrics[name].b) for name in _METRICS]
+            cells = [points(metrics[name].b) for name in _METRICS]
             cells += [
-                _points(exact.difference, "+.1f"),
-                f"{_points(exact.low, '+.1f')} … {_points(exact.high, '+.1f')}",
+                points(exact.difference, "+.1f"),
+                f"{points(exact.low, '+.1f')} … {points(exact.high, '+.1f')}",
             ]
         found.add_row(
             candidate.name, f"{candidate.tokens():,}", f"{candidate.megabytes:.1f}", *cells,
             f"{compared.same_answers / compared.rows:.1%}",
         )  # fmt: skip
     return found
-
-
-def _points(share: float | None, form: str = ".1f") -> str:
-    return "–" if share is None else f"{100 * share:{form}}"
 
 
 def plot(path: Path, candidates: Sequence[Candidate], sets: Sequence[Judged], speeds: dict[str, float]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 from rich.console import Console
 
-from registry.errors import GateBlocked
+from registry.errors import GateBlocked, VerificationFailed
 from tasks.evaluation.metrics import METRIC_TITLES, Metrics
 from tasks.gates.thresholds import Thresholds
 from tasks.gguf_export.container import GgufFile
@@ -76,12 +76,21 @@ def test_the_smallest_file_that_passes_is_kept_and_no_larger_one_is_tried(tiny_m
     assert (chosen.weights, chosen.embedding) == passing and chosen.bytes == (tmp_path / "out.gguf").stat().st_size
     reference = tmp_path / "reference.gguf"
     export_gguf(tiny_model_dir, reference, weights=chosen.weights, embedding=chosen.embedding)
-    assert list(tmp_path.iterdir()) != [reference]
     with GgufFile(reference) as expected, GgufFile(tmp_path / "out.gguf") as found:
         assert {name: tensor.type for name, tensor in found.tensors.items()} == {
             name: tensor.type for name, tensor in expected.tensors.items()
         }
         assert all(tensor.type is GGMLQuantizationType.F32 for name, tensor in found.tensors.items() if "norm" in name)
+
+
+def test_a_chosen_file_that_is_not_proven_gets_no_name(tiny_model_dir: Path, tmp_path: Path) -> None:
+    def refuse(file: Path) -> None:
+        assert types_in(file) == (_Q4, _Q4)
+        raise VerificationFailed("not the model")
+
+    with pytest.raises(VerificationFailed, match="not the model"):
+        search_types(tiny_model_dir, tmp_path / "out.gguf", Asked(lambda pair: 0.99), prove=refuse)
+    assert not list(tmp_path.iterdir())
 
 
 def test_types_that_training_made_exact_win_over_larger_ones(tiny_model_dir: Path, tmp_path: Path) -> None:
