@@ -186,56 +186,41 @@ def test_bad_lines_are_shown_with_their_numbers_and_exit_with_4(home: Path, tmp_
     assert "Traceback" not in result.stderr
 
 
-def test_unlabelled_texts_are_learnt_before_the_labels(home: Path, data: Path, tmp_path: Path) -> None:
-    profile, texts = tmp_path / "pretrained.toml", tmp_path / "texts.txt"
-    shipped = _profile(home, floor=0.0).read_text()
-    recipe = (
-        shipped.partition("[teacher.training]")[2]
-        .partition("[")[0]
-        .replace('vary_entities = "any_intent"', 'vary_entities = "no"')
-    )
-    profile.write_text(f"{shipped}\n[pretraining]{recipe}")
-    records, _ = read_jsonl(data / "train.jsonl")
-    texts.write_text("".join(f"{record.command}\n" for record in records))
-    arguments = ["retrain", "--profile", profile, "--data", data, "--summary", tmp_path / "summary.json"]
-    without = _gemmill(home, *arguments)
-    assert without.returncode == 2 and "name them with --texts" in without.stderr
-    result = _gemmill(home, *arguments, "--texts", texts)
-    assert result.returncode in (0, 3), result.stderr  # trained for a moment, it may well be blocked
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert "pretrain_teacher_base" in summary["seconds"]
-    card = next(artifact["path"] for artifact in summary["artifacts"] if artifact["kind"] == "package")
-    assert file_sha256(next((home / "texts").iterdir())) in (Path(card) / "README.md").read_text()
-
-
-def test_vocabulary_and_depth_are_chosen_before_training(home: Path, data: Path, tmp_path: Path) -> None:
+def test_vocabulary_texts_and_depth_come_before_the_labels(home: Path, data: Path, tmp_path: Path) -> None:
     spec = ScratchBase.model_validate(tomllib.loads((PROFILES_FOLDER / "tiny.toml").read_text())["teacher"]["base"])
     labels = load_label_set(SAMPLE_DIR / "labels.toml")
     build_scratch_base(spec, read_jsonl(SAMPLE_DIR / "train.jsonl", labels)[0], labels, tmp_path / "base")
     head, _, tail = _profile(home, floor=0.0).read_text().partition("[teacher.base]")
     base = f'[teacher.base]\nkind = "folder"\npath = "{tmp_path / "base"}"\n\n'
+    training = tail[tail.index("[teacher.training]") :]
+    recipe = training.removeprefix("[teacher.training]").partition("[")[0]
+    recipe = recipe.replace('vary_entities = "any_intent"', 'vary_entities = "no"')
     profile, texts, report = tmp_path / "pruned.toml", tmp_path / "texts.txt", tmp_path / "summary.json"
     profile.write_text(
-        f"{head}{base}{tail[tail.index('[teacher.training]') :]}\n[vocabulary]\nwords = 0\nminimum_count = 1\n"
-        "[student.depth]\nlayers = 3\n"
+        f"{head}{base}{training}\n[vocabulary]\nwords = 0\nminimum_count = 1\n[student.depth]\nlayers = 3\n"
+        f"[pretraining]{recipe}"
     )
-    texts.write_text("Surface grinder SG-402 leaks.\n")
-    arguments = ["retrain", "--profile", profile, "--data", data, "--texts", texts, "--summary", report]
+    texts.write_text("".join(f"Surface grinder SG-{number} leaks.\n" for number in range(40)))
+    arguments = ["retrain", "--profile", profile, "--data", data, "--summary", report]
+    without = _gemmill(home, *arguments)
+    assert without.returncode == 2 and "name them with --texts" in without.stderr
+    arguments += ["--texts", texts]
     result = _gemmill(home, *arguments)
     assert result.returncode in (0, 3), result.stderr  # trained for a moment, it may well be blocked
     summary = json.loads(report.read_text())
+    assert {"prune_teacher_vocabulary", "pretrain_teacher_base"} <= summary["seconds"].keys()
     gates = {gate["name"]: gate["passed"] for gate in summary["gates"]}
     assert gates["prompt_parity"] and gates["gguf_verification"] and gates["norm_outliers_vs_base"]
+    artifacts = {artifact["kind"]: Path(artifact["path"]) for artifact in summary["artifacts"]}
+    assert file_sha256(next((home / "texts").iterdir())) in (artifacts["package"] / "README.md").read_text()
     [pruned] = (home / "steps").glob("prune_vocabulary-*")
     kept = json.loads((pruned / "vocabulary.json").read_text())
-    gguf = next(artifact["path"] for artifact in summary["artifacts"] if artifact["kind"] == "gguf")
-    with GgufFile(Path(gguf)) as file:
+    with GgufFile(artifacts["gguf"]) as file:
         assert len(file.metadata["tokenizer.ggml.tokens"]) == kept["tokens"] < kept["tokens_before"] == 1024
         assert file.metadata["gemmill.base_sha256"] == Artifact.of("base", tmp_path / "base").sha256
         assert file.metadata["gemma3.block_count"] == 3
         measured = json.loads(next((home / "steps").glob("prune_depth-*/depth.json")).read_text())
         assert file.metadata["gemmill.base_layers"] == ",".join(map(str, measured["kept"]))
-    assert "prune_teacher_vocabulary" in summary["seconds"]
     again = _gemmill(home, *arguments)
     assert "prune_teacher_vocabulary" in json.loads(report.read_text())["reused"], again.stderr
 
