@@ -175,6 +175,11 @@ def parse_answer(text: str) -> Response | None:
         return None
 
 
+def same_answer(a: str, b: str) -> bool:
+    """Whether two outputs are one response, blanks aside, or the same text where they are none."""
+    return a == b or ((response := parse_answer(a)) is not None and response == parse_answer(b))
+
+
 def response_schema(labels: LabelSet) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of every answer that ``labels`` allow, with bounded strings."""
     value = {"type": "string", "minLength": 1, "maxLength": _MAX_VALUE}

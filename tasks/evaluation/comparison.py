@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from data_checks.contract import Response
+from data_checks.contract import Response, same_answer
 from registry.artifacts import write_text
 from registry.errors import UsageError
 from tasks.evaluation.bootstrap import Float, percentile_interval, resampled_ratios
@@ -68,7 +68,7 @@ class Comparison(BaseModel):
     dataset: str
     dataset_sha256: str
     rows: int
-    same_answers: int  # rows with the same text from both
+    same_answers: int  # rows with the same response from both, or the same text where it is none
     metrics: list[MetricDifference]
     mcnemar: McNemar
     flips: list[Flip]
@@ -90,7 +90,7 @@ def compare_reports(a: EvaluationReport, b: EvaluationReport) -> Comparison:
         dataset=a.dataset,
         dataset_sha256=a.dataset_sha256,
         rows=len(pairs),
-        same_answers=sum(row_a.answer == row_b.answer for row_a, row_b in pairs),
+        same_answers=sum(same_answer(row_a.answer, row_b.answer) for row_a, row_b in pairs),
         metrics=_differences(a, b),
         mcnemar=McNemar(only_a=only_a, only_b=only_b, p=mcnemar_p(only_a, only_b)),
         flips=[

@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from data_checks.contract import read_jsonl
+from data_checks.contract import read_jsonl, same_answer
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
 from registry.artifacts import write_text
@@ -166,7 +166,7 @@ def table(candidates: Sequence[Candidate], title: str) -> Table:
         found.add_column(column, justify="left" if column == "file" else "right", no_wrap=column == "file")
     for candidate in candidates:
         first = next(other for other in candidates if other.threads == candidate.threads)
-        same = [a.text == b.text for a, b in zip(candidate.answers, first.answers, strict=True)]
+        same = [same_answer(a.text, b.text) for a, b in zip(candidate.answers, first.answers, strict=True)]
         found.add_row(
             candidate.describe(),
             _cell([candidate.gguf.stat().st_size / 1e6], [first.gguf.stat().st_size / 1e6], "{:.1f}"),

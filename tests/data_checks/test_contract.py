@@ -21,6 +21,7 @@ from data_checks.contract import (
     read_jsonl,
     record_schema,
     response_schema,
+    same_answer,
     write_jsonl,
 )
 from registry.errors import UsageError
@@ -111,6 +112,15 @@ def test_an_answer_lists_entities_in_the_order_of_the_label_set() -> None:
     assert answer_text(response, LABELS) == (
         '{"intent": "report_issue", "entities": {"asset_id": ["A-1", "A-2"], "issue": "leak"}}'
     )
+
+
+def test_two_outputs_are_alike_by_what_they_say() -> None:
+    spaced, compact = '{"intent": "stop", "entities": {}}', '{"intent":"stop","entities":{}}'
+    assert same_answer(spaced, compact)
+    assert not same_answer(spaced, '{"intent": "start", "entities": {}}')
+    assert same_answer("no JSON", "no JSON")
+    assert not same_answer("no JSON", "nor this")
+    assert not same_answer("no JSON", spaced)
 
 
 def test_text_that_is_no_answer_parses_to_none() -> None:
