@@ -41,6 +41,7 @@ from tasks.training.pretrain import pretrain
 from tasks.training.recipe import LoraRecipe, TrainingRecipe
 
 PROMPT = Prompt()
+GRID = QuantType.Q4_0  # of the weights of a student with QAT
 COLUMNS = {
     "json_validity": "JSON", "intent_accuracy": "intent", "entity_f1": "F1", "exact_match": "exact",
     "oos_recall": "OOS recall", "oos_precision": "precision",
@@ -191,7 +192,7 @@ class Bench:
         out = self._out / "models" / name
         if not out.exists():
             described = describe(read_json(base / "config.json"))
-            plan = plan_types(described, weights=self._profile.export.weights, embedding=embedding)
+            plan = plan_types(described, weights=GRID, embedding=embedding)
             fit(
                 base, out, train_records=self._train, validation_records=self._validation, labels=self._labels,
                 prompt=PROMPT, recipe=recipe.model_copy(update={"seed": self.seed}),
