@@ -38,8 +38,8 @@ class StudentSettings(_Settings):
 
     @model_validator(mode="after")
     def _answers_can_be_kept(self) -> Self:
-        if self.distill.cache_top_k and self.training.vary_entities != "no":
-            raise ValueError("cache_top_k finds nothing again where vary_entities writes new sentences; drop one")
+        if self.distill.cache_top_k and self.training.changes_records:
+            raise ValueError("cache_top_k finds nothing again where vary_entities or bpe_dropout changes it; drop one")
         return self
 
 
@@ -96,8 +96,10 @@ class Profile(_Settings):
     @model_validator(mode="after")
     def _pretraining_is_plain(self) -> Self:
         recipe = self.pretraining
-        if recipe and (recipe.qat or recipe.vary_entities != "no" or recipe.processes > 1):
-            raise ValueError('pretraining is plain: set qat = false, vary_entities = "no" and processes = 1 there')
+        if recipe and (recipe.qat or recipe.changes_records or recipe.processes > 1):
+            raise ValueError(
+                'pretraining is plain: set qat = false, vary_entities = "no", bpe_dropout = 0 and processes = 1 there'
+            )
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from tasks.training.loop import History, MetricSink, TrainingData, train
 from tasks.training.models import load_for_training, load_model, load_tokenizer, save_training
 from tasks.training.objective import Objective
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
+from tasks.training.subwords import Subwords
 
 logger = logging.getLogger(__name__)
 HISTORY_FILE = "training_history.json"
@@ -69,11 +70,18 @@ def fit(
     def examples(records: Sequence[Record]) -> list[Example]:
         return build_examples(records, tokenizer, prompt, labels, max_tokens=recipe.max_tokens)
 
-    fixed = examples(train_records) if recipe.vary_entities == "no" else None
+    fixed = None if recipe.changes_records else examples(train_records)
     pools = value_pools(train_records, across_intents=recipe.vary_entities == "any_intent")
+    subwords = Subwords(tokenizer, prompt, labels) if recipe.bpe_dropout else None
 
     def epoch_examples(epoch: int) -> list[Example]:
-        return fixed or examples(varied(train_records, pools, seed=recipe.seed, epoch=epoch))
+        if fixed:
+            return fixed
+        records = train_records
+        if recipe.vary_entities != "no":
+            records = varied(records, pools, seed=recipe.seed, epoch=epoch)
+        found = examples(records)
+        return subwords.spelled(found, recipe.bpe_dropout, seed=recipe.seed, epoch=epoch) if subwords else found
 
     data = TrainingData(epoch_examples, len(train_records), examples(validation_records), tokenizer.pad_token_id or 0)
     model, trained = _trainable(base, recipe, types)

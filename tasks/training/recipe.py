@@ -51,11 +51,22 @@ class TrainingRecipe(_Frozen):
     vary_entities: Literal["no", "same_intent", "any_intent"] = Field(
         description="put other entity values, of records of the same or any intent, into each epoch's sentences"
     )
+    bpe_dropout: float = Field(
+        ge=0,
+        lt=1,
+        default=0.0,
+        description="share of a record's words that each epoch spells in smaller tokens than they have",
+    )
     checkpoint_steps: int = Field(ge=1)
     seed: int
     threads: int = Field(ge=0, description="of torch in each process; 0 takes every core")
     processes: int = Field(ge=1, default=1, description="that share the micro-batches of a step, one on each GPU")
     shard: bool = Field(default=False, description="spread weights, gradients and moments over the processes (FSDP)")
+
+    @property
+    def changes_records(self) -> bool:
+        """Whether each epoch trains on other forms of the records."""
+        return self.vary_entities != "no" or self.bpe_dropout > 0
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
