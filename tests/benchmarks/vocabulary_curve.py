@@ -99,6 +99,7 @@ def candidate(options: argparse.Namespace, corpus: Corpus, words: int | None) ->
 
 
 def evaluate(candidate: Candidate, sets: Sequence[Judged], out: Path, threads: int) -> None:
+    labels = infer_label_set("curve", [record.response for judged in sets for record in judged.records])
     for judged in sets:
         path = out / f"{candidate.name}-{judged.name}.json"
         if not path.exists():
@@ -107,7 +108,6 @@ def evaluate(candidate: Candidate, sets: Sequence[Judged], out: Path, threads: i
                 max_new_tokens=_MAX_TOKENS,
             ) as server:  # fmt: skip
                 predictions = server.answer([record.command for record in judged.records])
-            labels = infer_label_set(judged.name, [record.response for record in judged.records])
             report = evaluation_report(
                 judged.records, predictions, labels, model=candidate.name, sha256="", dataset=judged.name,
                 dataset_sha256="",
