@@ -28,8 +28,7 @@ class Subwords:
         self._pieces = {id_: piece for piece, id_ in self._ids.items()}
         self._ranks = {(left, right): rank for rank, (left, right) in enumerate(model["merges"])}
         self._halves: dict[int, tuple[int, ...]] = {}
-        fixed = {self._word(id_) for id_ in _fixed_ids(tokenizer, prompt, labels)}
-        self._fixed = fixed - {None}
+        self._fixed = {self._word(id_) for id_ in _fixed_ids(tokenizer, prompt, labels)}
 
     def _word(self, id_: int) -> str | None:
         """The word that a token is, of letters only and not too short."""
@@ -41,11 +40,10 @@ class Subwords:
         if id_ not in self._halves:
             pieces = list(self._pieces[id_])
             while len(pieces) > 2:
-                pairs = pairwise(pieces)
-                ranked = [(self._ranks[pair], place) for place, pair in enumerate(pairs) if pair in self._ranks]
-                if not ranked:
+                places = [place for place, pair in enumerate(pairwise(pieces)) if pair in self._ranks]
+                if not places:
                     break
-                _, place = min(ranked)
+                place = min(places, key=lambda place: self._ranks[pieces[place], pieces[place + 1]])
                 pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
             merges = tuple(pieces) in self._ranks
             self._halves[id_] = tuple(self._ids[piece] for piece in pieces) if merges else ()

@@ -140,21 +140,30 @@ def table(judged: Judged, candidates: Sequence[Candidate]) -> Table:
     return found
 
 
-def plot(path: Path, candidates: Sequence[Candidate], sets: Sequence[Judged], speeds: dict[str, float]) -> None:
-    """Exact match over size, and over tokens a second where ``speeds`` has a file by its name."""
+def plot(
+    path: Path,
+    candidates: Sequence[Candidate],
+    sets: Sequence[Judged],
+    speeds: dict[str, float],
+    apart: Sequence[Candidate] = (),
+) -> None:
+    """Exact match over size, and over tokens a second where ``speeds`` has a file by its name; a line goes through
+    ``candidates``, those ``apart`` are of another training."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     places = {
-        "file, MB": {each.name: each.megabytes for each in candidates},
+        "file, MB": {each.name: each.megabytes for each in (*candidates, *apart)},
         "decoding, tokens/s, one thread": speeds,
     }
     for axes, (title, place) in zip(figure.subplots(1, 2, sharey=True), places.items(), strict=True):
         axes.set(xlabel=title, ylabel="exact match, %" if axes.get_subplotspec().is_first_col() else "")
         for judged in (each for each in sets if each.labelled):
-            shown = sorted((each for each in candidates if each.name in place), key=lambda each: place[each.name])
-            exact = [100 * (each.reports[judged.name].metrics.exact_match or 0) for each in shown]
-            axes.plot([place[each.name] for each in shown], exact, marker="o", label=judged.name)
-            for each, height in zip(shown, exact, strict=True):
-                axes.annotate(each.name, (place[each.name], height), xytext=(4, 4), textcoords="offset points", size=7)
+            for group, style in ((candidates, "o-"), (apart, "D")):
+                shown = sorted((each for each in group if each.name in place), key=lambda each: place[each.name])
+                across = [place[each.name] for each in shown]
+                exact = [100 * (each.reports[judged.name].metrics.exact_match or 0) for each in shown]
+                axes.plot(across, exact, style, label=judged.name if group is candidates else None)
+                for each, *point in zip(shown, across, exact, strict=True):
+                    axes.annotate(each.name, point, xytext=(4, 4), textcoords="offset points", size=7)
         axes.grid(alpha=0.3)
         axes.legend()
     with atomic_file(path) as temporary:
@@ -165,16 +174,16 @@ def main(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     corpus, sets = read_corpus(options.count), read_sets(options.judge, options.texts, options.rows)
     candidates = [candidate(options, corpus, words) for words in (None, *sorted(options.words, reverse=True))]
-    candidates += [Candidate(file) for file in options.files]
-    for each in candidates:
+    others = [Candidate(file) for file in options.files]
+    for each in (*candidates, *others):
         evaluate(each, sets, options.out, options.threads)
     console = Console(width=130)
     for each in sets:
-        console.print(table(each, candidates))
+        console.print(table(each, [*candidates, *others]))
     if options.plot:
         timed = json.loads(options.speed.read_text(encoding="utf-8")) if options.speed else []
         speeds = {row["file"]: row["decode tok/s"] for row in timed if row["threads"] == 1}
-        plot(options.plot, candidates, sets, speeds)
+        plot(options.plot, candidates, sets, speeds, apart=others)
 
 
 if __name__ == "__main__":
