@@ -147,7 +147,7 @@ def plot(
     speeds: dict[str, float],
     apart: Sequence[Candidate] = (),
 ) -> None:
-    """Exact match over size, and over tokens a second where ``speeds`` has a file by its name; a line goes through
+    """Entity F1 over size, and over tokens a second where ``speeds`` has a file by its name; a line goes through
     ``candidates``, those ``apart`` are of another training."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     places = {
@@ -155,15 +155,15 @@ def plot(
         "decoding, tokens/s, one thread": speeds,
     }
     for axes, (title, place) in zip(figure.subplots(1, 2, sharey=True), places.items(), strict=True):
-        axes.set(xlabel=title, ylabel="exact match, %" if axes.get_subplotspec().is_first_col() else "")
+        axes.set(xlabel=title, ylabel="entity F1, %" if axes.get_subplotspec().is_first_col() else "")
         for judged in (each for each in sets if each.labelled):
             for group, style in ((candidates, "o-"), (apart, "D")):
                 shown = sorted((each for each in group if each.name in place), key=lambda each: place[each.name])
                 across = [place[each.name] for each in shown]
-                exact = [100 * (each.reports[judged.name].metrics.exact_match or 0) for each in shown]
-                axes.plot(across, exact, style, label=judged.name if group is candidates else None)
-                for each, *point in zip(shown, across, exact, strict=True):
-                    axes.annotate(each.name, point, xytext=(4, 4), textcoords="offset points", size=7)
+                found = [100 * (each.reports[judged.name].metrics.entity_f1 or 0) for each in shown]
+                axes.plot(across, found, style, label=judged.name if group is candidates else None)
+                for each, *point in zip(shown, across, found, strict=True):
+                    axes.annotate(each.name, point, xytext=(4, 4), textcoords="offset points", size=7, rotation=35)
         axes.grid(alpha=0.3)
         axes.legend()
     with atomic_file(path) as temporary:
