@@ -177,7 +177,10 @@ def parse_answer(text: str) -> Response | None:
 
 def same_answer(a: str, b: str) -> bool:
     """Whether two outputs are one response, blanks aside, or the same text where they are none."""
-    return a == b or ((response := parse_answer(a)) is not None and response == parse_answer(b))
+    one, other = parse_answer(a), parse_answer(b)
+    if one is None or other is None:
+        return a == b
+    return one.intent == other.intent and one.entity_values() == other.entity_values()
 
 
 def response_schema(labels: LabelSet) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class StudentSettings(_Settings):
     @model_validator(mode="after")
     def _answers_can_be_kept(self) -> Self:
         if self.distill.cache_top_k and self.training.changes_records:
-            raise ValueError("cache_top_k finds nothing again where vary_entities or bpe_dropout changes it; drop one")
+            raise ValueError("cache_top_k finds no record again that vary_entities or bpe_dropout changes; drop one")
         return self
 
 

@@ -37,11 +37,11 @@ def test_the_text_stays_and_the_answer_begins_where_it_did(
     examples: list[Example], subwords: Subwords, tokenizer: Any
 ) -> None:
     spelled = subwords.spelled(examples, 0.5, seed=1, epoch=0)
-    assert sum(map(len, (example.input_ids for example in spelled))) > sum(len(e.input_ids) for e in examples)
+    assert spelled != examples
     for before, after in zip(examples, spelled, strict=True):
-        for part in (slice(None, None), None):
-            old, new = (e.input_ids[part or slice(e.prompt_length)] for e in (before, after))
-            assert tokenizer.decode(new) == tokenizer.decode(old)
+        assert tokenizer.decode(after.input_ids) == tokenizer.decode(before.input_ids)
+        old, new = (example.input_ids[: example.prompt_length] for example in (before, after))
+        assert tokenizer.decode(new) == tokenizer.decode(old)
 
 
 def test_a_word_is_spelled_alike_in_command_and_answer(
