@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,19 +13,8 @@ from deployment.prompt import encode_prompt
 from deployment.turns import Turns
 from registry.errors import UsageError
 from tasks.training.examples import IGNORE_INDEX, Example, build_examples, collate, epoch_batches
-from tasks.training.models import load_tokenizer
 
 START, END = Turns.GEMMA.form.control
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model_dir: Path) -> Any:
-    return load_tokenizer(tiny_model_dir)
-
-
-@pytest.fixture(scope="module")
-def examples(records: list[Record], tokenizer: Any, labels: LabelSet) -> list[Example]:
-    return build_examples(records, tokenizer, PROMPT, labels, max_tokens=512)
 
 
 def leak(command: str, asset: str) -> Record:

@@ -1,27 +1,15 @@
 """Words in smaller tokens: the same text, spelled as a tokenizer without those words would."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 from training_samples import PROMPT
 
-from data_checks.contract import LabelSet, Record
-from tasks.training.examples import Example, build_examples
-from tasks.training.models import load_tokenizer
+from data_checks.contract import LabelSet
+from tasks.training.examples import Example
 from tasks.training.subwords import Subwords
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model_dir: Path) -> Any:
-    return load_tokenizer(tiny_model_dir)
-
-
-@pytest.fixture(scope="module")
-def examples(records: list[Record], tokenizer: Any, labels: LabelSet) -> list[Example]:
-    return build_examples(records, tokenizer, PROMPT, labels, max_tokens=512)
 
 
 @pytest.fixture(scope="module")
