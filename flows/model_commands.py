@@ -104,6 +104,7 @@ def convert(
     from tasks.gguf_export.labels import quant_type
     from tasks.gguf_export.writer import export_gguf, plan_export
 
+    require_all_writable(json_path, html_path)
     if type_.lower() == "auto":
         from flows.conversion import Measuring
 
@@ -152,7 +153,6 @@ def _convert_auto(
     from flows.console import console
     from tasks.type_search.report import search_table, write_search
 
-    require_all_writable(json_path, html_path)
     found = measuring.plan(hf_dir) if plan else measuring.convert(hf_dir, out)
     write_search(found, json_path=json_path, html_path=html_path)
     console.print(search_table(found))
