@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_checks.contract import OUT_OF_SCOPE
 from deployment.prompt import Prompt
-from flows.evaluation import read_labelled, turns_of
+from flows.evaluation import LabelledData, read_labelled, turns_of
 from flows.settings import load_profile
 from registry.errors import UsageError
 from tasks.cores import usable_cores
@@ -51,7 +52,7 @@ class Measuring:
 
     @property
     def _limit(self) -> int | None:
-        return size_in_bytes(self.budget) if self.budget else None
+        return None if self.budget is None else size_in_bytes(self.budget)
 
     def plan(self, model: Path) -> TypeSearch:
         """The sizes of all files that could be tried. Raises UsageError where the model cannot be exported."""
@@ -69,6 +70,8 @@ class Measuring:
             raise UsageError("--type auto measures each file that it tries; name labelled records with --data.")
         labelled, limit = read_labelled(self.data, self.labels), self._limit
         settings = load_profile(self.profile) if self.profile else None
+        if settings:
+            _require_both_kinds(labelled, settings.name)
         prompt = settings.prompt if settings else Prompt(turns=turns_of(model))
         threads = self.threads or usable_cores()
         options: dict[str, Any] = {}
@@ -87,3 +90,14 @@ class Measuring:
         thresholds = settings.gates if settings else None
         prove = partial(require_proof, model_dir=model, out=out, threads=threads) if self.verify else None
         return search_types(model, out, evaluate, prove=prove, thresholds=thresholds, budget=limit)
+
+
+def _require_both_kinds(labelled: LabelledData, profile: str) -> None:
+    """Floors are for all metrics, and a metric that nothing measures is below its floor."""
+    foreign = {record.response.intent == OUT_OF_SCOPE for record in labelled.records}
+    for kind, name in ((True, "out-of-scope"), (False, "audit")):
+        if kind not in foreign:
+            raise UsageError(
+                f"{labelled.file} has no {name} command, so the gates of {profile} cannot be judged; add some, or omit "
+                "--profile."
+            )

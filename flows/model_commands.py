@@ -32,6 +32,7 @@ def inspect(
     html_path: HtmlOption = None,
 ) -> None:
     """Show every norm and weight, and which norm gains outgrew the baseline's."""
+    require_all_writable(json_path, html_path)
     from flows.console import console
     from registry.artifacts import write_text
     from tasks.bases.resolve import model_path
@@ -41,14 +42,15 @@ def inspect(
     from tasks.forensics.statistics import tensor_statistics
 
     statistics = tensor_statistics(model_path(model))
-    baselines = {"baseline": tensor_statistics(model_path(baseline))} if baseline else {}
+    other = tensor_statistics(model_path(baseline)) if baseline else None
+    baselines = {"baseline": other} if other else {}
     if json_path:
         write_text(json_path, statistics.to_json())
     if html_path:
         write_report(html_path, statistics, baselines)
     console.print(tables.norm_table(statistics))
     console.print(tables.weight_table(statistics))
-    for other in baselines.values():
+    if other:
         console.print(tables.comparison_table(statistics, baselines))
         console.print(compare_outliers(statistics, other).finding() + ".")
 
@@ -60,6 +62,7 @@ def repair_norms(
     json_path: JsonOption = None,
 ) -> None:
     """Rescale the norm outliers so that float16 holds every activation; the function stays the same."""
+    require_all_writable(json_path)
     from flows.console import console
     from registry.artifacts import write_text
     from tasks.forensics import repair
@@ -108,12 +111,15 @@ def convert(
     if type_.lower() == "auto":
         from flows.conversion import Measuring
 
-        if embedding or base:
-            raise UsageError("--type auto is for whole models, and chooses the embedding's type too; omit the others.")
+        if embedding or base or is_adapter(hf_dir):
+            raise UsageError(
+                "--type auto is for whole models, and chooses the embedding's type too; omit --embedding and --base, "
+                "merge an adapter."
+            )
         measuring = Measuring(data=data, labels=labels, profile=profile, budget=budget, threads=threads, verify=verify)
         _convert_auto(hf_dir, out, measuring, plan=plan, json_path=json_path, html_path=html_path)
         return
-    if any((data, budget, profile, labels, threads, html_path)):
+    if any(option not in (None, 0) for option in (data, budget, profile, labels, threads, html_path)):
         raise UsageError("--data, --budget, --profile, --labels, --threads and --html are for --type auto; omit them.")
     options: dict[str, Any]
     if is_adapter(hf_dir):
@@ -169,7 +175,7 @@ def prune_vocab(
     ],
     words: Annotated[int, typer.Option(min=0, help="Commonest English words whose tokens stay too.")] = 10_000,
     minimum_count: Annotated[
-        int, typer.Option(min=1, help="How often the texts must use a token that stays for them.")
+        int, typer.Option(min=1, help="How often the texts, repeats aside, must use a token that stays.")
     ] = 1,
     base: Annotated[
         str | None, typer.Option(help="MODEL is pruned: take further tokens from this base that it was pruned from.")
@@ -182,6 +188,7 @@ def prune_vocab(
     require_all_writable(json_path)
     from deployment.prompt import Prompt
     from flows.console import console, vocabulary_table
+    from flows.evaluation import turns_of
     from registry.artifacts import write_text
     from registry.errors import UsageError
     from tasks.bases.resolve import model_path
@@ -193,11 +200,12 @@ def prune_vocab(
     if out.exists():
         raise UsageError(f"{out} exists; name another folder or delete it.")
     counted, recipe = read_corpus(corpus, labels), VocabularyRecipe(words=words, minimum_count=minimum_count)
-    prompt = Prompt(instruction=instruction)
+    folder = model_path(model)
+    prompt = Prompt(instruction=instruction, turns=turns_of(folder))
     if base:
-        report = grow_vocabulary(model_path(model), model_path(base), out, counted, recipe, prompt=prompt)
+        report = grow_vocabulary(folder, model_path(base), out, counted, recipe, prompt=prompt)
     else:
-        report = prune_vocabulary(model_path(model), out, counted, recipe, prompt=prompt)
+        report = prune_vocabulary(folder, out, counted, recipe, prompt=prompt)
     if json_path:
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
     console.print(vocabulary_table(report))

@@ -21,6 +21,7 @@ from registry.snapshots import Snapshot
 from tasks.bases.resolve import AnyBase, licence_terms
 from tasks.bases.spec import ScratchBase, TeacherBase
 from tasks.check_data import check_data
+from tasks.depth.pruning import require_prunable
 from tasks.distill_student import distill_student
 from tasks.evaluate_model import EvaluatedModel, evaluate_model
 from tasks.evaluation.llama_server import LlamaServer
@@ -162,16 +163,16 @@ def train(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home, text
         return base
 
     common = {"snapshot": snapshot, "prompt": settings.prompt, **settings.export.model_dump()}
+    own, depth = settings.student.base, settings.student.depth
     base = prepare_base(settings.teacher.base, snapshot, place.bases)
+    student_origin = base if isinstance(own, TeacherBase) else prepare_base(own, snapshot, place.bases)
+    if depth:
+        require_prunable(student_origin.path, depth)  # before the teacher is trained
     teacher = steps.run(train_teacher, base=started(base, "teacher"), recipe=settings.teacher.training, **common)
-    if isinstance(settings.student.base, TeacherBase):
-        student_base = teacher.model
-    else:
-        base = prepare_base(settings.student.base, snapshot, place.bases)
-        student_base = started(base, "student")
-    if settings.student.depth:
+    student_base = teacher.model if isinstance(own, TeacherBase) else started(student_origin, "student")
+    if depth:
         student_base = steps.run(
-            prune_depth, base=student_base, snapshot=snapshot, recipe=settings.student.depth, prompt=settings.prompt
+            prune_depth, base=student_base, snapshot=snapshot, recipe=depth, prompt=settings.prompt
         ).model
     student = steps.run(
         distill_student,
@@ -181,7 +182,7 @@ def train(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home, text
         distill=settings.student.distill,
         **common,
     )
-    return Trained(base, teacher, student)
+    return Trained(student_origin, teacher, student)
 
 
 def export(

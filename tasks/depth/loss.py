@@ -1,5 +1,6 @@
 """The loss of a model with some of its decoder layers."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 from tasks.training.examples import Batch
 from tasks.training.objective import Objective
 
-_REMEMBERED = 64  # outputs of layers, 5 MB each for Gemma 3 270M
+_REMEMBERED_BYTES = 512 << 20  # of the outputs of layers
 
 Layers = tuple[int, ...]  # by their numbers in the whole model, ascending
 
@@ -19,7 +20,8 @@ Layers = tuple[int, ...]  # by their numbers in the whole model, ascending
 class DepthLoss:
     """Mean cross-entropy per response token of ``model`` with some of its layers; each set is measured once.
 
-    Sets that begin with the same layers share the hidden states after them, which halves the time.
+    It is infinite where it is no number. Sets that begin with the same layers share the hidden states after them, which
+    halves the time.
     """
 
     def __init__(self, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
@@ -48,9 +50,17 @@ class DepthLoss:
             with self._shortened(kept, known, before[place] if before else None, made):
                 total += self._objective(batch).item()
         self._states |= made
-        for oldest in list(self._states)[:-_REMEMBERED]:
-            del self._states[oldest]
-        return total / sum(batch.response_tokens for batch in self._batches)
+        self._forget()
+        loss = total / sum(batch.response_tokens for batch in self._batches)
+        return math.inf if math.isnan(loss) else loss
+
+    def _forget(self) -> None:
+        """The oldest states, until the others fit."""
+        room = _REMEMBERED_BYTES
+        for kept, states in reversed(list(self._states.items())):
+            room -= sum(state.nbytes for state in states)
+            if room < 0:
+                del self._states[kept]
 
     @contextmanager
     def _shortened(

@@ -5,7 +5,6 @@ each may be dispensable because of the other, so scores that were measured once 
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict
@@ -37,7 +36,8 @@ def leave_out(loss: Loss, kinds: Sequence[str], layers: int) -> list[Removal]:
 
     Of a Gemma only some sets of layers can be exported: those whose kinds of attention are in an order that llama.cpp
     knows. For each such order the layer goes next that costs least, of those that the order allows; the order with the
-    lowest loss in the end is taken.
+    lowest loss in the end is taken. An order is given up on the way, at the first layer whose removal costs as much as
+    all removals of an earlier order: another layer's may lower the loss again, but rarely by so much.
 
     Args:
         loss: of the model with a set of layers.
@@ -47,17 +47,23 @@ def leave_out(loss: Loss, kinds: Sequence[str], layers: int) -> list[Removal]:
         UsageError: no set of so many layers can be exported.
     """
     best: list[Removal] = []
-    for order in exportable_orders(kinds, layers):
-        found = _leave_out(loss, kinds, order, below=best[-1].loss if best else math.inf)
+    for order in require_exportable(kinds, layers):
+        found = _leave_out(loss, kinds, order, below=best[-1].loss if best else None)
         if found:
             best = found
             logger.info("without layers %s: loss %.4f", ", ".join(str(gone.layer) for gone in best), best[-1].loss)
-    if not best:
+    return best
+
+
+def require_exportable(kinds: Sequence[str], layers: int) -> list[tuple[str, ...]]:
+    """The orders of :func:`exportable_orders`. Raises UsageError where there are none."""
+    orders = exportable_orders(kinds, layers)
+    if not orders:
         raise UsageError(
             f"no {layers} of the {len(kinds)} layers have local and global attention in an order that llama.cpp knows; "
             "keep fewer."
         )
-    return best
+    return orders
 
 
 def exportable_orders(kinds: Sequence[str], layers: int) -> list[tuple[str, ...]]:
@@ -66,7 +72,7 @@ def exportable_orders(kinds: Sequence[str], layers: int) -> list[tuple[str, ...]
     return [order for order in periodic if _is_part(order, kinds)]
 
 
-def _leave_out(loss: Loss, kinds: Sequence[str], order: Sequence[str], *, below: float) -> list[Removal]:
+def _leave_out(loss: Loss, kinds: Sequence[str], order: Sequence[str], *, below: float | None) -> list[Removal]:
     """The removals that lead to ``order``; none as soon as the loss is not ``below`` that of an order found before."""
     kept: Layers = tuple(range(len(kinds)))
     removals: list[Removal] = []
@@ -75,7 +81,7 @@ def _leave_out(loss: Loss, kinds: Sequence[str], order: Sequence[str], *, below:
         allowed = [layer for layer, rest in rests.items() if _is_part(order, [kinds[number] for number in rest])]
         cheapest = min(allowed, key=lambda layer: loss(rests[layer]))
         kept = rests[cheapest]
-        if not loss(kept) < below:
+        if below is not None and loss(kept) >= below:
             return []
         removals.append(Removal(layer=cheapest, loss=loss(kept)))
     return removals

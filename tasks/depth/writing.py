@@ -8,12 +8,13 @@ from pathlib import Path
 
 from tasks.depth.loss import Layers
 from tasks.gguf_export.base_layers import CONFIG_KEY, base_layers
-from tasks.gguf_export.checkpoint import Checkpoint, safetensors_header
-from tasks.gguf_export.files import read_json
+from tasks.gguf_export.checkpoint import safetensors_header
+from tasks.gguf_export.source import open_source
 from tasks.training.models import copy_tokenizer
+from tasks.vocabulary.remapping import MAP_FILE
 
 _LAYER = re.compile(r"(model\.layers\.)(\d+)(\..+)")
-_COPIED = ("generation_config.json", "chat_template.jinja", "vocabulary_map.json", "README.md", "LICENSE", "NOTICE")
+_COPIED = ("generation_config.json", "chat_template.jinja", MAP_FILE, "README.md", "LICENSE", "NOTICE")
 
 
 def write_layers(model_dir: Path, folder: Path, kept: Layers, kinds: Sequence[str] | None) -> None:
@@ -22,16 +23,17 @@ def write_layers(model_dir: Path, folder: Path, kept: Layers, kinds: Sequence[st
     Args:
         kinds: of attention, of each layer of the whole model; None for an architecture with one kind.
     """
-    with Checkpoint(model_dir) as checkpoint, (folder / "model.safetensors").open("wb") as stream:
+    with open_source(model_dir) as source, (folder / "model.safetensors").open("wb") as stream:
+        checkpoint = source.checkpoint
         checkpoint.rename(lambda name: _new_name(name, kept))
         tensors = checkpoint.tensors
         stream.write(safetensors_header({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}))
         for name in tensors:
             for chunk in checkpoint.raw_chunks(name):
                 stream.write(chunk)
-    config = read_json(model_dir / "config.json")
-    numbers = base_layers(config)
-    config |= {
+    numbers = base_layers(source.config)
+    config = {
+        **source.config,
         "num_hidden_layers": len(kept),
         CONFIG_KEY: [numbers[layer] if numbers else layer for layer in kept],
         **({"layer_types": [kinds[layer] for layer in kept]} if kinds else {}),

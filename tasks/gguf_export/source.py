@@ -23,6 +23,19 @@ class Source:
     checkpoint: Checkpoint  # exactly the tensors of ``model``
 
 
+def read_text_config(folder: Path) -> Config:
+    """config.json of a whole model of text alone, which is what can be pruned.
+
+    Raises UsageError for a multimodal model, an adapter, or where there is no Hugging Face folder.
+    """
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} is no Hugging Face folder of a whole model; import a .gguf file, merge an adapter.")
+    config = read_json(folder / "config.json")
+    if text_config(config) is not config:
+        raise UsageError(f"{folder} is a multimodal model; take a folder of its text part alone.")
+    return config
+
+
 @contextmanager
 def open_source(folder: Path) -> Iterator[Source]:
     """The model in ``folder``, open while the ``with`` block runs.

@@ -24,7 +24,7 @@ _COLOURS = {
     Outcome.CHOSEN: "#1d7a46",
     Outcome.FAILED: "#b3261e",
     Outcome.OVER_BUDGET: "#7b8794",
-    Outcome.NOT_TRIED: "#1d4ed8",
+    Outcome.REFERENCE: "#1d4ed8",
 }
 _PLOTTED = ("exact_match", "entity_f1")
 _MARKERS = {"exact_match": "o", "entity_f1": "s"}
@@ -32,7 +32,7 @@ _MARKERS = {"exact_match": "o", "entity_f1": "s"}
 
 def search_table(search: TypeSearch) -> Table:
     """One row for each pair of types, crosses at the metrics that failed; of what was not measured the size alone."""
-    budget = f", budget {megabytes(search.budget)} MB" if search.budget else ""
+    budget = "" if search.budget is None else f", budget {megabytes(search.budget)} MB"
     table = Table(title=f"{search.model}{budget}", title_justify="left")
     for column in ("weights", "embedding"):
         table.add_column(column)
@@ -75,7 +75,7 @@ def size_figure(search: TypeSearch) -> Figure:
     """Exact match and entity F1 of the measured files over their sizes, with the budget."""
     figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     axes = figure.add_subplot(xlabel="MB", ylabel="share of the test records, %")
-    measured = [tried for tried in search.types if tried.metrics]
+    measured = search.measured
     for name in _PLOTTED:
         points = [(tried, getattr(tried.metrics, name)) for tried in measured]
         known = [(tried, 100 * value) for tried, value in points if value is not None]
@@ -95,7 +95,7 @@ def size_figure(search: TypeSearch) -> Figure:
             label, (tried.bytes / 1e6, 0), xycoords=("data", "axes fraction"), xytext=(0, 4),
             textcoords="offset points", ha="center", fontsize=7.5, color="#7b8794",
         )  # fmt: skip
-    if search.budget:
+    if search.budget is not None:
         axes.axvline(search.budget / 1e6, color="#1f2933", linestyle=(0, (4, 3)), linewidth=1, label="budget")
     axes.margins(x=0.1, y=0.3)
     axes.grid(color="#e4e7eb")

@@ -37,6 +37,7 @@ class Outcome(StrEnum):
     CHOSEN = "chosen"
     FAILED = "failed"
     OVER_BUDGET = "over budget"
+    REFERENCE = "reference"  # the largest, where a smaller one passed
     NOT_TRIED = "not tried"  # a smaller one passed, or nothing was measured yet
 
 
@@ -68,6 +69,15 @@ class TypeSearch(BaseModel):
     types: tuple[TriedTypes, ...]
 
     @property
+    def measured(self) -> tuple[TriedTypes, ...]:
+        return tuple(tried for tried in self.types if tried.metrics)
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether even the smallest file is."""
+        return self.types[0].outcome is Outcome.OVER_BUDGET
+
+    @property
     def chosen(self) -> TriedTypes | None:
         return next((tried for tried in self.types if tried.outcome is Outcome.CHOSEN), None)
 
@@ -79,8 +89,8 @@ class TypeSearch(BaseModel):
         if not allowed:
             smallest = self.types[0]
             raise GateBlocked(
-                f"the smallest file of {self.model} takes {smallest.bytes / _MEGABYTE:.1f} MB, the budget is "
-                f"{(self.budget or 0) / _MEGABYTE:.1f} MB; raise it, or make the model smaller with prune-vocab."
+                f"the smallest file of {self.model} takes {smallest.bytes / _MEGABYTE:.3g} MB, the budget is "
+                f"{(self.budget or 0) / _MEGABYTE:.3g} MB; raise it, or make the model smaller with prune-vocab."
             )
         best = allowed[-1]
         first = best.failed[0]
@@ -129,7 +139,7 @@ def search_types(
     """
     require_writable(out)
     sized = size_types(model_dir, budget)
-    if sized.types[0].outcome is Outcome.OVER_BUDGET:
+    if sized.over_budget:
         return sized
     largest = sized.types[-1]
     tried = list(sized.types)
@@ -154,7 +164,9 @@ def search_types(
                 file.replace(out)
                 break
             file.unlink()
-    tried[-1] = tried[-1].model_copy(update={"metrics": reference})
+    last = tried[-1].outcome
+    outcome = Outcome.REFERENCE if last is Outcome.NOT_TRIED else last
+    tried[-1] = tried[-1].model_copy(update={"metrics": reference, "outcome": outcome})
     return sized.model_copy(update={"types": tuple(tried)})
 
 

@@ -13,6 +13,7 @@ from gguf.constants import TokenType
 from registry.errors import UsageError
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.files import MAX_TOKENIZER, read_json
+from tasks.gguf_export.source import read_text_config
 from tasks.gguf_export.tokenizer import SPACE_MARK, load_vocabulary
 from tasks.gguf_export.tokenizer_json import tokenizer_json
 from tasks.gguf_export.vocabulary import Vocabulary
@@ -45,9 +46,9 @@ class BaseVocabulary:
 def load_base(model_dir: Path) -> BaseVocabulary:
     """The vocabulary of a Hugging Face folder.
 
-    Raises UsageError where the model could not be converted, or its tokenizer is unsound.
+    Raises UsageError where the model could not be converted, is multimodal, or its tokenizer is unsound.
     """
-    config = read_json(model_dir / "config.json")
+    config = read_text_config(model_dir)
     describe(config)
     vocabulary = load_vocabulary(model_dir, config)
     file = model_dir / "tokenizer.json"

@@ -8,6 +8,7 @@ from deployment.prompt import Prompt
 from registry.errors import UsageError
 from tasks.gguf_export.architectures import EMBEDDING
 from tasks.gguf_export.checkpoint import Checkpoint
+from tasks.gguf_export.source import open_source
 from tasks.training.models import load_tokenizer
 from tasks.vocabulary.base import load_base
 from tasks.vocabulary.corpus import Corpus
@@ -49,9 +50,9 @@ def grow_vocabulary(
 
 def _require_same_scale(origin: Origin) -> None:
     """Rows of the base are of no use beside rows that a repair of the norms has scaled."""
-    with Checkpoint(origin.model_dir) as model, Checkpoint(origin.base_dir) as base:
+    with open_source(origin.model_dir) as model, open_source(origin.base_dir) as base:
         sizes = [
-            (_size(model, own), _size(base, id_))
+            (_size(model.checkpoint, own), _size(base.checkpoint, id_))
             for id_, own in sorted(origin.own.items())[-_COMPARED_ROWS:]  # the last are single characters, all in use
         ]
     ours, theirs = np.median(sizes, axis=0)

@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from data_checks.contract import Record, answer_text
-from deployment.prompt import Prompt, encode_answer, encode_prompt
+from deployment.prompt import Prompt, encode_answer, encode_prompt, require_turns
 from registry.artifacts import atomic_directory
-from tasks.gguf_export.architectures import EMBEDDING, describe
-from tasks.gguf_export.checkpoint import Checkpoint
+from tasks.gguf_export.architectures import EMBEDDING
 from tasks.gguf_export.files import read_json
+from tasks.gguf_export.source import open_source
 from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.training.models import load_tokenizer
 from tasks.vocabulary.base import BaseVocabulary, load_base
@@ -27,11 +27,10 @@ from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.counting import count_corpus
 from tasks.vocabulary.proof import Proof, prove
 from tasks.vocabulary.recipe import VocabularyRecipe
-from tasks.vocabulary.remapping import NewIds, remapped_config, remapped_settings, remapped_tokenizer
+from tasks.vocabulary.remapping import MAP_FILE, NewIds, remapped_config, remapped_settings, remapped_tokenizer
 from tasks.vocabulary.selection import select
 from tasks.vocabulary.weights import Row, write_weights
 
-MAP_FILE = "vocabulary_map.json"
 _PROMPTS, _PROMPT_TOKENS = 8, 128  # of the proof
 _COPIED = ("chat_template.jinja", "README.md", "LICENSE", "NOTICE")
 
@@ -83,7 +82,8 @@ def prune_vocabulary(
     vocabulary_map.json, whose "kept" lists the old ids by the new ones.
 
     Raises:
-        UsageError: the folder holds no model that can be converted, or the word list is needed and missing.
+        UsageError: the folder holds no model of text alone that can be converted, its tokenizer lacks the prompt's
+            turns, or the word list is needed and missing.
         GemmillError: the pruned model failed its proof; nothing is written then.
     """
     base = load_base(model_dir)
@@ -107,13 +107,18 @@ def prune_from(
     had: Collection[int] = (),
 ) -> PruneReport:
     """What :func:`prune_vocabulary` does; the tokens ``had``, in ids of the base, stay in any case."""
+    require_turns(origin.tokenizer, prompt)
     counts = count_corpus(origin.tokenizer, corpus, prompt)
     chosen = select(origin.base, origin.tokenizer, counts, recipe, had)
     new_ids, own = chosen.new_ids, origin.own
     shared = {own[id_]: new for id_, new in new_ids.items() if id_ in own}
-    with Checkpoint(origin.model_dir) as model, Checkpoint(origin.base_dir) as base, atomic_directory(out) as folder:
-        rows = [Row(model, own[id_]) if id_ in own else Row(base, id_) for id_ in chosen.ids]
-        write_weights(folder / "model.safetensors", model, rows, tied=describe(origin.base.config).tied)
+    with (
+        open_source(origin.model_dir) as model,
+        open_source(origin.base_dir) as base,
+        atomic_directory(out) as folder,
+    ):
+        rows = [Row(model.checkpoint, own[id_]) if id_ in own else Row(base.checkpoint, id_) for id_ in chosen.ids]
+        write_weights(folder / "model.safetensors", model.checkpoint, rows)
         _write_settings(folder, origin, new_ids, shared)
         proof = prove(
             origin.tokenizer,
@@ -127,7 +132,7 @@ def prune_from(
             shared=shared,
             prompts=_prompts(origin, corpus, prompt, shared),
         )
-        embedding = model.tensors[EMBEDDING]
+        embedding = model.checkpoint.tensors[EMBEDDING]
     used = counts.total
     return PruneReport(
         model=str(origin.model_dir),

@@ -10,5 +10,5 @@ class VocabularyRecipe(BaseModel):
 
     words: int = Field(ge=0, description="commonest English words whose tokens are kept; 0 for none")
     minimum_count: int = Field(
-        ge=1, description="how often the unlabelled texts must use a token that is kept for them"
+        ge=1, description="how often the unlabelled texts, repeats aside, must use a token that is kept for them"
     )

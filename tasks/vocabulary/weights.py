@@ -27,19 +27,18 @@ class Row(NamedTuple):
     id: int
 
 
-def write_weights(path: Path, checkpoint: Checkpoint, rows: Sequence[Row], *, tied: bool) -> None:
-    """Write the tensors of ``checkpoint`` with ``rows`` as the embedding and, unless it is ``tied``, as the output.
+def write_weights(path: Path, checkpoint: Checkpoint, rows: Sequence[Row]) -> None:
+    """Write the tensors of ``checkpoint`` with ``rows`` as the embedding and as the output, where it has one.
 
     Rows of another source take the type of ``checkpoint``. Raises UsageError where their length differs.
     """
-    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not (tied and name == OUTPUT)}
     shapes = {
         name: (tensor.dtype, (len(rows), tensor.shape[-1]) if name in _PRUNED else tensor.shape)
-        for name, tensor in tensors.items()
+        for name, tensor in checkpoint.tensors.items()
     }
     with path.open("wb") as stream:
         stream.write(safetensors_header(shapes))
-        for name in tensors:
+        for name in shapes:
             for chunk in _gathered(checkpoint, name, rows) if name in _PRUNED else checkpoint.raw_chunks(name):
                 stream.write(chunk)
 

@@ -225,6 +225,18 @@ def test_vocabulary_texts_and_depth_come_before_the_labels(home: Path, data: Pat
     assert "prune_teacher_vocabulary" in json.loads(report.read_text())["reused"], again.stderr
 
 
+def test_a_depth_that_cannot_be_exits_with_2_before_the_teacher_is_trained(
+    first: dict, home: Path, data: Path, tmp_path: Path
+) -> None:
+    profile = tmp_path / "deep.toml"
+    text = _profile(home, floor=0.0).read_text().replace("max_steps = 40", "max_steps = 41")
+    profile.write_text(f"{text}\n[student.depth]\nlayers = 99\n")
+    before = sorted((home / "steps").glob("train_teacher-*"))
+    result = _gemmill(home, "retrain", "--profile", profile, "--data", data)
+    assert result.returncode == 2 and "keep fewer than that, not 99" in result.stderr
+    assert sorted((home / "steps").glob("train_teacher-*")) == before
+
+
 def test_texts_for_a_profile_that_does_not_pre_train_exit_with_2(home: Path, tmp_path: Path) -> None:
     result = _gemmill(home, "retrain", "--texts", tmp_path)
     assert result.returncode == 2 and "has no use for texts" in result.stderr

@@ -13,10 +13,11 @@ from training_samples import PROMPT, make_recipe, make_teaching, run_fit
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from data_checks.contract import LabelSet, Record
-from registry.errors import UsageError
+from registry.errors import GemmillError, UsageError
 from tasks.depth.loss import DepthLoss, Layers
 from tasks.depth.pruning import DepthReport, prune_depth
 from tasks.depth.recipe import DepthRecipe
+from tasks.depth.writing import write_layers
 from tasks.forensics.comparison import compare_outliers
 from tasks.forensics.statistics import tensor_statistics
 from tasks.gguf_export.container import GgufFile
@@ -72,6 +73,44 @@ def test_the_loss_of_any_layers_is_that_of_a_model_without_the_others(
     sets: list[Layers] = [whole, whole[:5], whole[1:], whole[::2], (0, 1, 2, 3, 4, 12), (5,), whole[:12], whole]
     for kept in sets:  # some begin with what was measured before
         assert loss(kept) == pytest.approx(loss_of(shortened(deep_model_dir, kept), batches), rel=1e-5)
+
+
+def test_states_that_do_not_fit_are_forgotten(
+    deep_model_dir: Path, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(deep_model_dir, bits=32)
+    loss, sets = DepthLoss(model, batches), [tuple(range(end)) for end in (13, 9, 11)]
+    expected = [loss(kept) for kept in sets]
+    monkeypatch.setattr("tasks.depth.loss._REMEMBERED_BYTES", 0)
+    forgetful = DepthLoss(model, batches)
+    assert [forgetful(kept) for kept in sets] == pytest.approx(expected, rel=1e-6)
+    assert loss._states and not forgetful._states
+
+
+def test_a_model_whose_loss_is_no_number_is_refused(
+    deep_model_dir: Path, records: list[Record], labels: LabelSet, tmp_path: Path
+) -> None:
+    shutil.copytree(deep_model_dir, tmp_path / "model")
+    weights = load_file(deep_model_dir / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    recipe = DepthRecipe(layers=_LAYERS)
+    with pytest.raises(GemmillError, match="is no number; look for damaged weights"):
+        prune_depth(tmp_path / "model", tmp_path / "out", records[:2], labels, recipe, prompt=PROMPT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_computes_something_else_is_not_written(
+    deep_model_dir: Path, records: list[Record], labels: LabelSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong_layers(model_dir: Path, folder: Path, kept: Layers, kinds: Sequence[str] | None) -> None:
+        write_layers(model_dir, folder, tuple(range(len(kept))), kinds)
+
+    monkeypatch.setattr("tasks.depth.pruning.write_layers", wrong_layers)
+    recipe = DepthRecipe(layers=_LAYERS)
+    with pytest.raises(GemmillError, match=r"was measured; nothing was written"):
+        prune_depth(deep_model_dir, tmp_path / "out", records[:2], labels, recipe, prompt=PROMPT)
+    assert not list(tmp_path.iterdir())
 
 
 def test_scores_are_the_real_differences_of_the_loss(

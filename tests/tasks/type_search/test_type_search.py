@@ -117,7 +117,7 @@ def test_a_budget_below_every_file_is_refused_before_anything_is_measured(tiny_m
     asked = Asked(lambda pair: 1.0)
     search = search_types(tiny_model_dir, tmp_path / "out.gguf", asked, budget=10_000)
     assert not asked.pairs and not list(tmp_path.iterdir())
-    with pytest.raises(GateBlocked, match=r"the smallest file of .* takes 0\.\d MB, the budget is 0\.0 MB; raise it"):
+    with pytest.raises(GateBlocked, match=r"the smallest file .* takes 0\.0\d+ MB, the budget is 0\.01 MB; raise it"):
         search.require()
 
 
@@ -142,12 +142,19 @@ def test_table_and_page_show_each_file_with_what_it_failed(tiny_model_dir: Path,
     console = Console(width=130, record=True)
     console.print(search_table(search))
     text, page = console.export_text(), search_html(search)
-    assert [text.count(outcome) for outcome in Outcome] == [1, 1, 0, 7]
+    assert {outcome: text.count(outcome) for outcome in Outcome} == {
+        Outcome.CHOSEN: 1, Outcome.FAILED: 1, Outcome.OVER_BUDGET: 0, Outcome.REFERENCE: 1, Outcome.NOT_TRIED: 6,
+    }  # fmt: skip
+    assert search.types[-1].outcome is Outcome.REFERENCE
     assert text.count("✗ 95.0 %") == 1 and text.count("99.0 %") == 2
     assert "exact_match_vs_largest: 0.95 against 0.99 of largest" in page
     assert "data:image/png;base64," in page and "<script" not in page
     nothing = search_types(tiny_model_dir, tmp_path / "none.gguf", asked, budget=1)
-    assert "no file passes" in search_html(nothing)
+    assert "every file is over the budget" in search_html(nothing)
+    none_passes = search_types(tiny_model_dir, tmp_path / "none.gguf", Asked(lambda pair: 0.8), thresholds=_FLOORS)
+    assert "no file passes" in search_html(none_passes)
+    planned = search_html(size_types(tiny_model_dir))
+    assert "sizes only" in planned and "no file passes" not in planned and "<img" not in planned
 
 
 def test_the_figure_places_each_measured_file_at_its_size(tiny_model_dir: Path, tmp_path: Path) -> None:

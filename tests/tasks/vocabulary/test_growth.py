@@ -14,8 +14,9 @@ from tasks.forensics.repair import repair_norms
 from tasks.gguf_export.files import read_json
 from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.growth import grow_vocabulary
-from tasks.vocabulary.pruning import MAP_FILE, PruneReport
+from tasks.vocabulary.pruning import PruneReport
 from tasks.vocabulary.recipe import VocabularyRecipe
+from tasks.vocabulary.remapping import MAP_FILE
 
 _EMBEDDING = "model.embed_tokens.weight"
 _RECIPE = VocabularyRecipe(words=0, minimum_count=1)

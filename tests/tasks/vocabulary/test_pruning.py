@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_checks.contract import LabelSet, Record, answer_text
 from deployment.prompt import Prompt, encode_answer, encode_prompt
+from deployment.turns import Turns
 from registry.errors import GemmillError, UsageError
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.files import read_json
@@ -24,8 +25,9 @@ from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.vocabulary import pruning
 from tasks.vocabulary.corpus import Corpus
-from tasks.vocabulary.pruning import MAP_FILE, PruneReport, prune_vocabulary
+from tasks.vocabulary.pruning import PruneReport, prune_vocabulary
 from tasks.vocabulary.recipe import VocabularyRecipe
+from tasks.vocabulary.remapping import MAP_FILE
 from tasks.vocabulary.selection import Selection
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -220,6 +222,67 @@ def test_nothing_is_written_where_the_proof_fails(
     with pytest.raises(GemmillError, match="differently; nothing was written"):
         prune_vocabulary(base_dir, tmp_path / "out", corpus, _RECIPE, prompt=Prompt())
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_matrix_that_is_not_the_embedding_loses_the_same_rows(
+    base_dir: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Whatever config.json says of tying, transformers takes an output matrix that is stored."""
+    shutil.copytree(base_dir, tmp_path / "base")
+    weights = load_file(base_dir / "model.safetensors")
+    output = weights[_EMBEDDING].flip(0).contiguous()
+    save_file({**weights, "lm_head.weight": output}, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    report = prune_vocabulary(tmp_path / "base", tmp_path / "out", corpus, _RECIPE, prompt=Prompt())
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(after["lm_head.weight"], output[kept(tmp_path / "out")])
+    assert torch.equal(after[_EMBEDDING], weights[_EMBEDDING][kept(tmp_path / "out")])
+    assert report.proof.logit_difference <= 1e-5
+
+
+def test_a_tokenizer_without_the_turns_is_refused(base_dir: Path, corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no token <\|im_start\|>"):
+        prune_vocabulary(base_dir, tmp_path / "out", corpus, _RECIPE, prompt=Prompt(turns=Turns.CHATML))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda weights: {**weights, _EMBEDDING: weights[_EMBEDDING][:-5].contiguous()},
+            r"embed_tokens.* asks for \(900",
+        ),
+        (lambda weights: {name.removeprefix("model."): values for name, values in weights.items()}, "of shape None"),
+    ],
+    ids=["short embedding", "no prefix"],
+)
+def test_weights_that_do_not_fit_their_config_are_refused(
+    change: Callable[[dict], dict], reason: str, base_dir: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    shutil.copytree(base_dir, tmp_path / "base")
+    save_file(change(load_file(base_dir / "model.safetensors")), tmp_path / "base" / "model.safetensors")
+    with pytest.raises(UsageError, match=reason):
+        prune_vocabulary(tmp_path / "base", tmp_path / "out", corpus, _RECIPE, prompt=Prompt())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_multimodal_model_is_refused(base_dir: Path, corpus: Corpus, tmp_path: Path) -> None:
+    shutil.copytree(base_dir, tmp_path / "base")
+    config = {"model_type": "gemma3", "text_config": read_json(base_dir / "config.json")}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="is a multimodal model; take a folder of its text part"):
+        prune_vocabulary(tmp_path / "base", tmp_path / "out", corpus, _RECIPE, prompt=Prompt())
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "adapter"])
+def test_what_is_no_folder_of_a_whole_model_is_refused(name: str, corpus: Corpus, tmp_path: Path) -> None:
+    if name == "adapter":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    else:
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(UsageError, match="is no Hugging Face folder of a whole model"):
+        prune_vocabulary(tmp_path / name, tmp_path / "out", corpus, _RECIPE, prompt=Prompt())
 
 
 def test_another_architecture_is_refused(base_dir: Path, corpus: Corpus, tmp_path: Path) -> None:

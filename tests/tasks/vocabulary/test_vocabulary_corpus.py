@@ -50,12 +50,14 @@ def test_test_rows_alone_are_refused(folder: Path) -> None:
         read_corpus([folder / "test.jsonl"])
 
 
-@pytest.mark.parametrize("name", ["nowhere.txt", "notes.csv", "empty"])
-def test_a_path_without_texts_is_refused(name: str, tmp_path: Path) -> None:
-    if name == "empty":
-        (tmp_path / name).mkdir()
-    with pytest.raises(UsageError):
-        read_corpus([tmp_path / name])
+def test_a_path_without_texts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_text("text\nSeal replaced.\n")
+    (tmp_path / "folder").mkdir()
+    for name, reason in (
+        ("nowhere.txt", "nowhere.txt"), ("notes.csv", "notes.csv"), ("folder", r"no \.jsonl and no \.txt file")
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=reason):
+            read_corpus([tmp_path / name])
 
 
 @pytest.mark.parametrize("line", ["[1]", "no json", json.dumps({"note": "x"})])

