@@ -200,6 +200,7 @@ def test_convert_writes_an_adapter_and_wants_its_base(gemmill: Gemmill, tiny_mod
     save_file(
         {name: matrix.astype(np.float32) for name, matrix in matrices.items()}, adapter / "adapter_model.safetensors"
     )
+    gemmill("convert", adapter, out, "--type", "auto").assert_refused(2, "--type auto is for whole models")
     without = gemmill("convert", adapter, out, "--type", "f16")
     without.assert_refused(2, "which is no Hugging Face folder here; name it with --base")
     named = ["--type", "f16", "--base", tiny_model_dir]
@@ -224,10 +225,23 @@ def test_convert_auto_keeps_the_smallest_file_that_answers_as_the_largest(
     ran = gemmill(*auto, "--data", data, "--threads", 1, "--json", report, "--html", page)
     assert ran.code == 0, ran
     found = json.loads(report.read_text())["types"]  # an untrained model is wrong in any type
-    assert [types["outcome"] for types in found] == ["chosen", *["not tried"] * 8]
+    assert [types["outcome"] for types in found] == ["chosen", *["not tried"] * 7, "reference"]
     assert (found[0]["weights"], found[0]["embedding"], found[0]["bytes"]) == ("q4_0", "q4_0", out.stat().st_size)
     assert found[-1]["metrics"]["rows"] == _ROWS
     assert "Size against accuracy" in page.read_text()
+
+
+def test_convert_auto_wants_both_kinds_of_commands_for_a_profile_s_gates(
+    gemmill: Gemmill, tiny_model_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copy(data / "labels.toml", tmp_path)
+    lines = (data / "test.jsonl").read_text().splitlines(keepends=True)
+    auto = ["convert", tiny_model_dir, tmp_path / "out.gguf", "--type", "auto", "--profile", "tiny"]
+    for kind in ("out-of-scope", "audit"):
+        kept = [line for line in lines if ("out_of_scope" in line) == (kind == "audit")]
+        (tmp_path / "some.jsonl").write_text("".join(kept))
+        ran = gemmill(*auto, "--data", tmp_path / "some.jsonl")
+        ran.assert_refused(2, f"has no {kind} command, so the gates of tiny cannot be judged")
 
 
 def test_import_brings_back_the_weights_that_the_file_holds(
@@ -347,18 +361,25 @@ def test_ingest_stores_nothing_of_what_it_refuses(bad_data: Path, prefect_url: s
     [
         (["inspect", "{tmp}/none"], "is no model"),
         (["inspect", "{data}/test.jsonl"], "is not a sound GGUF file"),
-        (["inspect", "{gguf}", "--json", "{data}"], "is a folder where a file is to be written"),
+        (["inspect", "{tmp}/none", "--json", "{data}"], "is a folder where a file is to be written"),
         (["repair-norms", "{tmp}/none", "{tmp}/out"], "is no model"),
+        (["repair-norms", "{tmp}/none", "{tmp}/out", "--json", "{data}"], "is a folder where a file is to be written"),
         (["convert", "{model}", "{tmp}/out", "--type", "q9"], "'q9' is no type that is written; take one of f32, f16"),
         (["convert", "{tmp}/none", "{tmp}/out", "--type", "q8_0"], "none/config.json cannot be read"),
         (["convert", "{gguf}", "{tmp}/out", "--type", "q8_0"], "cannot be read"),
         (["convert", "{model}", "{tmp}/out", "--type", "auto"], "name labelled records with --data"),
         (["convert", "{model}", "{tmp}/out", "--type", "auto", "--base", "x"], "--type auto is for whole models"),
         (["convert", "{model}", "{tmp}/o", "--type", "auto", "--plan", "--budget", "7TB"], "'7TB' is no size; write"),
+        (["convert", "{model}", "{tmp}/o", "--type", "auto", "--plan", "--budget", ""], "'' is no size; write"),
+        (["convert", "{model}", "{tmp}/out", "--type", "q8_0", "--budget", ""], "are for --type auto; omit them"),
         (["convert", "{model}", "{tmp}/out", "--type", "q8_0", "--data", "{data}"], "are for --type auto; omit them"),
         (["prune-vocab", "{model}", "{data}", "--corpus", "{data}"], "exists; name another folder or delete it"),
         (["prune-vocab", "{model}", "{tmp}/out", "--corpus", "{data}"], "rows of the test split only"),
-        (["prune-vocab", "{tmp}/none", "{tmp}/out", "--corpus", str(SAMPLE_DIR)], "none/config.json cannot be read"),
+        (["prune-vocab", "{tmp}/none", "{tmp}/out", "--corpus", str(SAMPLE_DIR)], "none is no Hugging Face folder"),
+        (
+            ["prune-vocab", "{gguf}", "{tmp}/out", "--corpus", str(SAMPLE_DIR)],
+            "is no Hugging Face folder of a whole model",
+        ),
         (["import", "{tmp}/none.gguf", "{tmp}/out"], "none.gguf cannot be read"),
         (["import", "{data}/test.jsonl", "{tmp}/out"], "is not a sound GGUF file"),
         (["import", "{gguf}", "{data}"], "is not an empty folder"),
