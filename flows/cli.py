@@ -93,6 +93,9 @@ def retrain(
     summary: SummaryOption = None,
 ) -> None:
     """Run the main job: train, export, measure, judge and register a candidate."""
+    from flows.settings import load_profile
+
+    load_profile(profile)  # a mistake in it is told before Prefect starts
     place = locate_home(home)
     from flows import retrain as flow
     from flows.console import print_retrain
