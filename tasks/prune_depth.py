@@ -23,7 +23,13 @@ class ShallowBase(BaseModel):
     report: DepthReport
 
 
-@step(*TRAINING_CODE, "tasks/depth", "tasks/gguf_export/base_layers.py", "tasks/prune_depth.py")
+@step(
+    *TRAINING_CODE,
+    "tasks/depth",
+    "tasks/gguf_export/base_layers.py",
+    "tasks/gguf_export/source.py",
+    "tasks/prune_depth.py",
+)
 def prune_depth(base: Artifact, snapshot: Snapshot, recipe: DepthRecipe, prompt: Prompt, place: Place) -> ShallowBase:
     """Measured on the records that are validated with: a trained base knows those that it was trained on by heart."""
     records = snapshot_records(snapshot, "validation") or snapshot_records(snapshot, "train")

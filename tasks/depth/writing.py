@@ -9,12 +9,12 @@ from pathlib import Path
 from tasks.depth.loss import Layers
 from tasks.gguf_export.base_layers import CONFIG_KEY, base_layers
 from tasks.gguf_export.checkpoint import safetensors_header
+from tasks.gguf_export.files import VOCABULARY_MAP
 from tasks.gguf_export.source import open_source
 from tasks.training.models import copy_tokenizer
-from tasks.vocabulary.remapping import MAP_FILE
 
 _LAYER = re.compile(r"(model\.layers\.)(\d+)(\..+)")
-_COPIED = ("generation_config.json", "chat_template.jinja", MAP_FILE, "README.md", "LICENSE", "NOTICE")
+_COPIED = ("generation_config.json", "chat_template.jinja", VOCABULARY_MAP, "README.md", "LICENSE", "NOTICE")
 
 
 def write_layers(model_dir: Path, folder: Path, kept: Layers, kinds: Sequence[str] | None) -> None:

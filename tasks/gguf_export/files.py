@@ -10,6 +10,7 @@ from typing import Any
 
 from registry.errors import UsageError
 
+VOCABULARY_MAP = "vocabulary_map.json"  # of a model with part of its base's tokens: their ids there
 MAX_TEXT = 16 << 20  # bytes; Gemma's tokenizer_config.json takes 1 MB
 MAX_TOKENIZER = 64 << 20  # bytes; Google's tokenizer.json takes 33 MB
 _MAX_SHOWN = 100  # characters

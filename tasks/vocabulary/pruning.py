@@ -18,7 +18,7 @@ from data_checks.contract import Record, answer_text
 from deployment.prompt import Prompt, encode_answer, encode_prompt, require_turns
 from registry.artifacts import atomic_directory
 from tasks.gguf_export.architectures import EMBEDDING
-from tasks.gguf_export.files import read_json
+from tasks.gguf_export.files import VOCABULARY_MAP, read_json
 from tasks.gguf_export.source import open_source
 from tasks.gguf_export.tokenizer import load_vocabulary
 from tasks.training.models import load_tokenizer
@@ -27,7 +27,7 @@ from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.counting import count_corpus
 from tasks.vocabulary.proof import Proof, prove
 from tasks.vocabulary.recipe import VocabularyRecipe
-from tasks.vocabulary.remapping import MAP_FILE, NewIds, remapped_config, remapped_settings, remapped_tokenizer
+from tasks.vocabulary.remapping import NewIds, remapped_config, remapped_settings, remapped_tokenizer
 from tasks.vocabulary.selection import select
 from tasks.vocabulary.weights import Row, write_weights
 
@@ -164,7 +164,7 @@ def _write_settings(folder: Path, origin: Origin, new_ids: NewIds, shared: NewId
         if (origin.model_dir / name).is_file():
             shutil.copy2(origin.model_dir / name, folder / name)
     _write_json(
-        folder / MAP_FILE, {"base_tokens": origin.base.config["vocab_size"], "kept": list(new_ids)}, indent=None
+        folder / VOCABULARY_MAP, {"base_tokens": origin.base.config["vocab_size"], "kept": list(new_ids)}, indent=None
     )
     load_vocabulary(folder, read_json(folder / "config.json"))  # refuses what would not convert
 

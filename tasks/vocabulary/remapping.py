@@ -6,8 +6,6 @@ from typing import Any
 from registry.errors import UsageError
 from tasks.vocabulary.base import merge_pairs
 
-MAP_FILE = "vocabulary_map.json"  # beside the model: new ids -> old
-
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 _LISTS_OF_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 _IDS_IN_OTHER_FORMS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias")

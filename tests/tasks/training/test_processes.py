@@ -64,6 +64,7 @@ def test_two_processes_keep_answers_and_stop_early(job: TrainingJob, shard: bool
     assert sorted(path.name for path in job.out.parent.glob("two*")) == ["two", "two.job.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
 def test_two_processes_that_were_stopped_go_on_from_their_checkpoint(job: TrainingJob, shard: bool) -> None:
     recipe = make_recipe(

@@ -11,12 +11,11 @@ from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt
 from registry.errors import UsageError
 from tasks.forensics.repair import repair_norms
-from tasks.gguf_export.files import read_json
+from tasks.gguf_export.files import VOCABULARY_MAP, read_json
 from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.growth import grow_vocabulary
 from tasks.vocabulary.pruning import PruneReport
 from tasks.vocabulary.recipe import VocabularyRecipe
-from tasks.vocabulary.remapping import MAP_FILE
 
 _EMBEDDING = "model.embed_tokens.weight"
 _RECIPE = VocabularyRecipe(words=0, minimum_count=1)
@@ -26,7 +25,7 @@ _RECIPE = VocabularyRecipe(words=0, minimum_count=1)
 def trained(pruned: tuple[Path, PruneReport], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pruned model with every weight moved a little, in a folder as training writes it: without the map."""
     folder = tmp_path_factory.mktemp("trained") / "model"
-    shutil.copytree(pruned[0], folder, ignore=shutil.ignore_patterns(MAP_FILE))
+    shutil.copytree(pruned[0], folder, ignore=shutil.ignore_patterns(VOCABULARY_MAP))
     weights = load_file(pruned[0] / "model.safetensors")
     torch.manual_seed(0)
     moved = {name: values + 0.01 * torch.randn_like(values) for name, values in weights.items()}

@@ -9,10 +9,9 @@ from transformers import AutoTokenizer
 
 from data_checks.contract import Record
 from registry.errors import GemmillError
-from tasks.gguf_export.files import read_json
+from tasks.gguf_export.files import VOCABULARY_MAP, read_json
 from tasks.vocabulary.proof import Proof, prove
 from tasks.vocabulary.pruning import PruneReport
-from tasks.vocabulary.remapping import MAP_FILE
 
 
 class Forgetful:
@@ -30,7 +29,7 @@ class Forgetful:
 
 @pytest.fixture(scope="module")
 def new_ids(pruned: tuple[Path, PruneReport]) -> dict[int, int]:
-    return {old: new for new, old in enumerate(read_json(pruned[0] / MAP_FILE)["kept"])}
+    return {old: new for new, old in enumerate(read_json(pruned[0] / VOCABULARY_MAP)["kept"])}
 
 
 def proof_of(base_dir: Path, folder: Path, new_ids: dict[int, int], texts: list[str], after: object = None) -> Proof:

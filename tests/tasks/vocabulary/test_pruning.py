@@ -18,7 +18,7 @@ from deployment.prompt import Prompt, encode_answer, encode_prompt
 from deployment.turns import Turns
 from registry.errors import GemmillError, UsageError
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.files import read_json
+from tasks.gguf_export.files import VOCABULARY_MAP, read_json
 from tasks.gguf_export.reader import import_gguf
 from tasks.gguf_export.verify import PARITY_TEXTS, verify_gguf
 from tasks.gguf_export.writer import export_gguf
@@ -27,7 +27,6 @@ from tasks.vocabulary import pruning
 from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.pruning import PruneReport, prune_vocabulary
 from tasks.vocabulary.recipe import VocabularyRecipe
-from tasks.vocabulary.remapping import MAP_FILE
 from tasks.vocabulary.selection import Selection
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -41,7 +40,7 @@ _SENTENCES = st.lists(
 
 
 def kept(folder: Path) -> list[int]:
-    return read_json(folder / MAP_FILE)["kept"]
+    return read_json(folder / VOCABULARY_MAP)["kept"]
 
 
 def tokens(tokenizer: Any, text: str) -> list[int]:

