@@ -95,7 +95,7 @@ def retrain(
     """Run the main job: train, export, measure, judge and register a candidate."""
     from flows.settings import load_profile
 
-    load_profile(profile)  # a mistake in it is told before Prefect starts
+    load_profile(profile).require_texts(texts)  # a mistake is told before Prefect starts
     place = locate_home(home)
     from flows import retrain as flow
     from flows.console import print_retrain

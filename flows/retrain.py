@@ -93,10 +93,7 @@ def retrain(
     settings, place = load_profile(profile), Home.locate(home)
     if summary:
         require_writable(summary)
-    if settings.pretraining and not texts:
-        raise UsageError(f"profile {settings.name} pre-trains on unlabelled texts; name them with --texts.")
-    if texts and not (settings.pretraining or settings.vocabulary):
-        raise UsageError(f"profile {settings.name} has no use for texts; omit --texts.")
+    settings.require_texts(texts)
     models.connect(place.path)
     snapshot = take_snapshot(place.database_url, _dataset(place, data, labels, dataset), place.snapshots)
 
@@ -163,13 +160,14 @@ def train(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home, text
         return base
 
     common = {"snapshot": snapshot, "prompt": settings.prompt, **settings.export.model_dump()}
-    own, depth = settings.student.base, settings.student.depth
+    student_spec, depth = settings.student.base, settings.student.depth
     base = prepare_base(settings.teacher.base, snapshot, place.bases)
-    student_origin = base if isinstance(own, TeacherBase) else prepare_base(own, snapshot, place.bases)
+    of_teacher = isinstance(student_spec, TeacherBase)
+    student_origin = base if of_teacher else prepare_base(student_spec, snapshot, place.bases)
     if depth:
         require_prunable(student_origin.path, depth)  # before the teacher is trained
     teacher = steps.run(train_teacher, base=started(base, "teacher"), recipe=settings.teacher.training, **common)
-    student_base = teacher.model if isinstance(own, TeacherBase) else started(student_origin, "student")
+    student_base = teacher.model if of_teacher else started(student_origin, "student")
     if depth:
         student_base = steps.run(
             prune_depth, base=student_base, snapshot=snapshot, recipe=depth, prompt=settings.prompt

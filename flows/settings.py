@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -111,6 +112,13 @@ class Profile(_Settings):
     @property
     def prompt(self) -> Prompt:
         return Prompt(instruction=self.instruction, turns=self.turns, compact=self.compact_answers)
+
+    def require_texts(self, texts: Sequence[Path] | None) -> None:
+        """Raise UsageError where unlabelled texts are missing, or of no use."""
+        if self.pretraining and not texts:
+            raise UsageError(f"profile {self.name} pre-trains on unlabelled texts; name them with --texts.")
+        if texts and not (self.pretraining or self.vocabulary):
+            raise UsageError(f"profile {self.name} has no use for texts; omit --texts.")
 
 
 def shipped_profiles() -> list[str]:

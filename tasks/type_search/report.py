@@ -67,12 +67,12 @@ def search_html(search: TypeSearch) -> str:
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"percent": percent, "megabytes": megabytes}
-    figure = base64.b64encode(png(size_figure(search))).decode()
+    figure = base64.b64encode(png(size_figure(search))).decode() if search.measured else None
     return environment.get_template("type_search.html.j2").render(search=search, metrics=_METRICS, figure=figure)
 
 
 def size_figure(search: TypeSearch) -> Figure:
-    """Exact match and entity F1 of the measured files over their sizes, with the budget."""
+    """Exact match and entity F1 of the measured files, of which there is one at least, over their sizes; the budget."""
     figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     axes = figure.add_subplot(xlabel="MB", ylabel="share of the test records, %")
     measured = search.measured
@@ -101,8 +101,7 @@ def size_figure(search: TypeSearch) -> Figure:
     axes.grid(color="#e4e7eb")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if measured:
-        axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9)
     return figure
 
 

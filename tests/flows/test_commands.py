@@ -274,6 +274,18 @@ def test_prune_vocab_drops_tokens_and_takes_them_back_from_the_base(
     assert len(rows[0]) > len(rows[1]) == found["tokens"] > len(rows[2]) == found["tokens_before"]
 
 
+def test_prune_vocab_keeps_the_turns_that_the_model_has(gemmill: Gemmill, tiny_model_dir: Path, tmp_path: Path) -> None:
+    chatml, out = tmp_path / "chatml", tmp_path / "out"
+    shutil.copytree(tiny_model_dir, chatml)
+    for file in chatml.glob("*.json"):
+        text = file.read_text().replace("<start_of_turn>", "<|im_start|>").replace("<end_of_turn>", "<|im_end|>")
+        file.write_text(text)
+    (tmp_path / "old.txt").write_text("Pump CP-17 leaks.\n")
+    ran = gemmill("prune-vocab", chatml, out, "--corpus", tmp_path / "old.txt", "--words", 0)
+    assert ran.code == 0, ran
+    assert {"<|im_start|>", "<|im_end|>"} <= json.loads((out / "tokenizer.json").read_text())["model"]["vocab"].keys()
+
+
 @pytest.mark.parametrize("form", ["gguf", "tiny_model_dir"])
 def test_evaluate_reports_every_record_as_json_and_as_a_page(
     form: str, request: pytest.FixtureRequest, gemmill: Gemmill, data: Path, tmp_path: Path
