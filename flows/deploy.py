@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from deployment.ollama_client import DeviceReport, deploy_package
 from deployment.package import Package, verify_package
-from flows.settings import Home
 from registry import models
 from registry.errors import GateBlocked, GemmillError
+from registry.home import Home
 
 logger = logging.getLogger(__name__)
 
@@ -75,16 +75,15 @@ def deploy_version(model_name: str, alias: str, devices: Sequence[str] = (), hom
     the others. Raises GateBlocked for a version whose gates did not pass, whoever moved the alias there, and
     DevicesFailed, after all were tried, where a device was not switched over.
     """
-    place = Home.locate(home)
-    models.connect(place.path)
+    located = Home.locate(home)
+    models.connect(located.path)
     models.note_promotion_by_hand(model_name)
     version = models.resolve(model_name, alias)
     if not version.passed:
         raise GateBlocked(
             f"{model_name} version {version.version} did not pass its gates and is not deployed; promote one that did."
         )
-    folder = place.path / "packages" / f"{version.name}-{version.version}"
-    package = verify_package(models.download(version, folder))
+    package = verify_package(models.download(version, located.package(version.name, version.version)))
     return _to_devices(package, version, alias, devices)
 
 

@@ -12,6 +12,7 @@ from deployment.turns import Turns, turns_in
 from registry import models
 from registry.artifacts import Artifact, file_sha256
 from registry.errors import UsageError
+from registry.home import Home
 from tasks.cores import usable_cores
 from tasks.evaluation.prediction import Runtime
 from tasks.evaluation.report import EvaluationReport, evaluation_report
@@ -110,4 +111,4 @@ def _download(model: str, home: Path) -> Path:
         raise UsageError(f"{model!r} is no model of the registry; write models:/NAME@ALIAS or models:/NAME/VERSION.")
     models.connect(home)
     version = models.resolve(name, wanted)
-    return models.download(version, home / "packages" / f"{version.name}-{version.version}")
+    return models.download(version, Home(path=home).package(version.name, version.version))

@@ -14,9 +14,10 @@ from rich.text import Text
 from data_checks.contract import LabelSet, Record, Response, label_set_toml, load_label_set, parse_label_set
 from data_checks.files import dataset_name, find_files, labels_beside, read_records, read_with_inferred_labels
 from data_checks.quarantine import LinesRefused
-from flows.settings import Home, load_profile
+from flows.settings import load_profile
 from registry.audit_store import AuditStore, Due, IngestReport
 from registry.errors import UsageError
+from registry.home import Home
 
 RETRAINING_DUE = "gemmill.retraining.due"  # the event that starts the retrain deployment
 _CONFLICTS_SHOWN = 20

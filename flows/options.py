@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from registry.artifacts import require_writable
+from registry.home import Home
 
 HomeOption = Annotated[Path | None, typer.Option(help="Where state lives; else GEMMILL_HOME, else .gemmill.")]
 SummaryOption = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
@@ -21,11 +22,11 @@ ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0
 
 def locate_home(home: Path | None) -> Path:
     """The home; Prefect's own state goes there too, so that a run leaves nothing elsewhere."""
-    path = (home or Path(os.environ.get("GEMMILL_HOME", ".gemmill"))).absolute()
+    located = Home.locate(home)
     if not {"PREFECT_API_URL", "PREFECT_HOME"} & os.environ.keys():
-        require_writable(path / "prefect" / "prefect.db")  # makes the folder, which Prefect's server does not
-        os.environ["PREFECT_HOME"] = str(path / "prefect")
-    return path
+        require_writable(located.prefect / "prefect.db")  # makes the folder, which Prefect's server does not
+        os.environ["PREFECT_HOME"] = str(located.prefect)
+    return located.path
 
 
 def require_all_writable(*paths: Path | None) -> None:

@@ -11,12 +11,13 @@ from data_checks.sample import SAMPLE_DIR
 from deployment.modelfile import Limits
 from deployment.package import Package, verify_package
 from flows.ingest import ingest_paths
-from flows.settings import Home, Profile, load_profile
+from flows.settings import Profile, load_profile
 from flows.summary import Answer, CandidateBlocked, RetrainSummary
 from registry import models
 from registry.artifacts import Artifact, require_writable, write_text
 from registry.audit_store import AuditStore
 from registry.errors import GateBlocked, UsageError
+from registry.home import Home
 from registry.snapshots import Snapshot
 from tasks.bases.resolve import AnyBase, licence_terms
 from tasks.bases.spec import ScratchBase, TeacherBase
@@ -315,7 +316,7 @@ def demonstrate(settings: Profile, gguf: Artifact) -> list[Answer]:
 
 def report(run: models.RunLog, settings: Profile, result: RetrainSummary, measured: Measured, place: Home) -> None:
     """Summary, resolved profile and pages as artifacts of the MLflow run, the figures as a table in Prefect."""
-    folder = place.path / "summaries" / run.run_id
+    folder = place.summaries(run.run_id)
     write_text(folder / "summary.json", result.model_dump_json(indent=2) + "\n")
     write_text(folder / "profile.json", settings.model_dump_json(indent=2) + "\n")
     run.log_artifact(folder)
@@ -364,7 +365,7 @@ def _champion(steps: Steps, settings: Profile, snapshot: Snapshot, place: Home) 
     if version is None:
         return None
     name = f"{version.name} version {version.version}"
-    package = verify_package(models.download(version, place.path / "champions" / f"{version.name}-{version.version}"))
+    package = verify_package(models.download(version, place.package(version.name, version.version)))
     gguf = Artifact.of("champion", package.gguf)
     return Champion(name, package, _evaluated(steps, settings, snapshot, gguf, "champion", package.prompt))
 

@@ -1,6 +1,5 @@
-"""Profiles and the place where state lives; every fault in a profile is reported at once."""
+"""Profiles; every fault in one is reported at once."""
 
-import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,34 +142,3 @@ def load_profile(name_or_path: str) -> Profile:
 
 def _place(location: tuple[int | str, ...]) -> str:
     return ".".join(map(str, location)) or "profile"
-
-
-class Home(_Settings):
-    """Where state lives: audit store, MLflow store, snapshots, bases, steps."""
-
-    path: Path
-
-    @classmethod
-    def locate(cls, path: Path | None) -> "Home":
-        """``--home``, else GEMMILL_HOME, else ``.gemmill`` in the working folder."""
-        return cls(path=(path or Path(os.environ.get("GEMMILL_HOME", ".gemmill"))).absolute())
-
-    @property
-    def database_url(self) -> str:
-        return os.environ.get("GEMMILL_DATABASE_URL", f"sqlite:///{self.path / 'audit.db'}")
-
-    @property
-    def snapshots(self) -> Path:
-        return self.path / "snapshots"
-
-    @property
-    def texts(self) -> Path:
-        return self.path / "texts"
-
-    @property
-    def bases(self) -> Path:
-        return self.path / "bases"
-
-    @property
-    def steps(self) -> Path:
-        return self.path / "steps"

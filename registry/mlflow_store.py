@@ -15,6 +15,7 @@ import httpx
 
 from registry.artifacts import require_writable
 from registry.errors import ServiceUnavailable, UsageError
+from registry.home import Home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,15 +54,15 @@ def connect(home: Path, tracking_uri: str | None = None) -> str:
         os.environ.setdefault(name, value)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    home = home.resolve()
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    located = Home(path=home.resolve())
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{located.mlflow_database}"
     is_server = uri.startswith(("http://", "https://"))
     if is_server:
         _require_answer(uri)
     else:
-        require_writable(home / "mlflow.db")
+        require_writable(located.mlflow_database)
     # A server keeps artifacts where its operator said; a database alone would put them in the current folder.
-    artifacts = None if is_server else (home / "mlartifacts").as_uri()
+    artifacts = None if is_server else located.mlflow_artifacts.as_uri()
 
     from mlflow import MlflowClient
 

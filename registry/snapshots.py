@@ -8,13 +8,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from registry.artifacts import atomic_directory, file_sha256
 from registry.audit_rows import SPLITS
-from registry.audit_store import AuditStore, Row
 from registry.errors import DataRefused, UsageError
+
+if TYPE_CHECKING:
+    from registry.audit_store import AuditStore, Row
 
 _MANIFEST = "manifest.json"
 _LABELS = "labels.toml"
@@ -42,7 +45,7 @@ class Snapshot(BaseModel):
         return self.path / _LABELS
 
 
-def take_snapshot(store: AuditStore, dataset: str, folder: Path) -> Snapshot:
+def take_snapshot(store: "AuditStore", dataset: str, folder: Path) -> Snapshot:
     """Freeze ``dataset`` as a folder inside ``folder``; the same rows again give the folder that is there.
 
     Raises DataRefused where the dataset holds nothing.
@@ -85,7 +88,7 @@ def load_snapshot(path: Path) -> Snapshot:
     return snapshot
 
 
-def _lines(rows: Iterable[Row]) -> str:
+def _lines(rows: Iterable["Row"]) -> str:
     """JSON Lines of commands and answers only: where a row came from must not change the snapshot."""
     return "".join(
         json.dumps({"command": row.command, "response": row.response}, ensure_ascii=False) + "\n" for row in rows

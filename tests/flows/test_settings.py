@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.settings import PROFILES_FOLDER, Home, Profile, load_profile, shipped_profiles
+from flows.settings import PROFILES_FOLDER, Profile, load_profile, shipped_profiles
 from registry.errors import UsageError
 
 # What a base of one kind needs another does not; a full fine-tune has no adapter; few runs need an early end, or a
@@ -107,19 +107,3 @@ def test_a_file_that_is_not_toml_is_refused(content: bytes, tmp_path: Path) -> N
     (tmp_path / "p.toml").write_bytes(content)
     with pytest.raises(UsageError, match=r"p\.toml is not TOML: "):
         load_profile(str(tmp_path / "p.toml"))
-
-
-def test_a_home_is_the_option_else_the_environment_else_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert Home.locate(tmp_path / "x").path == tmp_path / "x"
-    monkeypatch.setenv("GEMMILL_HOME", str(tmp_path / "env"))
-    assert Home.locate(None).path == tmp_path / "env"
-    monkeypatch.delenv("GEMMILL_HOME")
-    home = Home.locate(None)
-    assert home.path == tmp_path / ".gemmill"
-    assert home.database_url == f"sqlite:///{tmp_path}/.gemmill/audit.db"
-    assert {home.snapshots, home.bases, home.steps} == {home.path / name for name in ("snapshots", "bases", "steps")}
-    monkeypatch.setenv("GEMMILL_DATABASE_URL", "postgresql://plant")
-    assert home.database_url == "postgresql://plant"

@@ -1,0 +1,60 @@
+"""The home: the folder that holds all state, and the one place that names what lies in it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """Where state lives. Nothing is made here; each folder is made by what first writes there."""
+
+    path: Path
+
+    @classmethod
+    def locate(cls, path: Path | None) -> "Home":
+        """``--home``, else GEMMILL_HOME, else ``.gemmill`` in the working folder."""
+        return cls(path=(path or Path(os.environ.get("GEMMILL_HOME", ".gemmill"))).absolute())
+
+    @property
+    def database_url(self) -> str:
+        """The audit store: GEMMILL_DATABASE_URL, else a file of the home."""
+        return os.environ.get("GEMMILL_DATABASE_URL", f"sqlite:///{self.path / 'audit.db'}")
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def texts(self) -> Path:
+        return self.path / "texts"
+
+    @property
+    def bases(self) -> Path:
+        return self.path / "bases"
+
+    @property
+    def steps(self) -> Path:
+        return self.path / "steps"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """MLflow's store where no tracking server is named; its artifacts are in :attr:`mlflow_artifacts`."""
+        return self.path / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.path / "mlartifacts"
+
+    @property
+    def prefect(self) -> Path:
+        """Prefect's own state where neither server nor PREFECT_HOME is named."""
+        return self.path / "prefect"
+
+    def package(self, model_name: str, version: int) -> Path:
+        """The fetched package of a registered version."""
+        return self.path / "packages" / f"{model_name}-{version}"
+
+    def summaries(self, run_id: str) -> Path:
+        """Summary and resolved profile of a retrain."""
+        return self.path / "summaries" / run_id
