@@ -25,6 +25,7 @@ class EvaluatedModel(BaseModel):
 
 @step(
     "tasks/evaluation",
+    "tasks/reports",
     "data_checks/contract.py",
     "deployment/prompt.py",
     "deployment/turns.py",

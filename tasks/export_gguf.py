@@ -28,6 +28,7 @@ class ExportedModel(BaseModel):
     "data_checks/contract.py",
     "deployment",
     "tasks/evaluation",
+    "tasks/reports",
     "tasks/gguf_export",
     "tasks/quant",
     "tasks/cores.py",

@@ -2,12 +2,13 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.artifacts import Artifact, atomic_file, write_text
+from registry.artifacts import Artifact, write_text
 from registry.models import stage_run
 from tasks.forensics import plots
 from tasks.forensics.comparison import OutlierComparison, compare_outliers
 from tasks.forensics.report import write_report
 from tasks.forensics.statistics import tensor_statistics
+from tasks.reports.figures import write_png
 from tasks.steps import Place, step
 
 
@@ -23,6 +24,7 @@ class Forensics(BaseModel):
 
 @step(
     "tasks/forensics",
+    "tasks/reports",
     "tasks/gguf_export/architectures",
     "tasks/gguf_export/base_layers.py",
     "tasks/gguf_export/checkpoint.py",
@@ -59,8 +61,7 @@ def inspect_weights(
             for name in ("teacher", "student")
         }
         for name, figure in figures.items():
-            with atomic_file(place.folder / f"{name}.png") as path:
-                path.write_bytes(plots.png(figure))
+            write_png(figure, place.folder / f"{name}.png")
         page = place.folder / "inspection.html"
         others = {name: found for name, found in statistics.items() if name != "gguf"}
         write_report(page, shipped, others, ratio_max=ratio_max)

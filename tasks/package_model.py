@@ -15,7 +15,7 @@ from tasks.steps import Place, step
 _GOLDEN_PROMPTS = 8
 
 
-@step("data_checks/contract.py", "deployment", "tasks/evaluation", "tasks/package_model.py")
+@step("data_checks/contract.py", "deployment", "tasks/evaluation", "tasks/reports", "tasks/package_model.py")
 def package_model(
     gguf: Artifact,
     evaluation: Artifact,

@@ -26,6 +26,7 @@ TRAINING_CODE = (
     "deployment/prompt.py",
     "deployment/turns.py",
     "tasks/training",
+    "tasks/reports",
     "tasks/distill",
     "tasks/quant",
     "tasks/gguf_export/architectures",

@@ -7,13 +7,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from data_checks.contract import Response, same_answer
+from data_checks.contract import Response, parse_answer, same_answer
 from registry.artifacts import write_text
 from registry.errors import UsageError
 from tasks.evaluation.bootstrap import Float, percentile_interval, resampled_ratios
-from tasks.evaluation.html import percent, points, render
 from tasks.evaluation.metrics import METRIC_TITLES, ratio_value, ratios
+from tasks.evaluation.pages import render
 from tasks.evaluation.report import EvaluationReport
+from tasks.reports.page import percent, points
 
 
 class MetricDifference(BaseModel):
@@ -144,7 +145,19 @@ def comparison_html(comparison: Comparison) -> str:
     """A page that needs no network: the differences with their intervals, then every row that flipped."""
     ends = [abs(end) for line in comparison.metrics for end in (line.low, line.high) if end is not None]
     reach = max([0.01, *ends])  # half the width of the axis; a point where nothing differs
-    return render("comparison.html.j2", comparison=comparison, titles=METRIC_TITLES, reach=reach)
+    return render(
+        "comparison.html.j2",
+        comparison=comparison,
+        titles=METRIC_TITLES,
+        reach=reach,
+        position=_position,
+        parsed=parse_answer,
+    )
+
+
+def _position(difference: float, reach: float) -> float:
+    """Where a difference lies on an axis from ``-reach`` to ``reach``, in percent of its width."""
+    return 50 + 50 * difference / reach
 
 
 def write_comparison(comparison: Comparison, *, json_path: Path | None = None, html_path: Path | None = None) -> None:

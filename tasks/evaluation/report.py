@@ -11,7 +11,6 @@ from data_checks.contract import LabelSet, Record, Response, parse_answer, valid
 from registry.artifacts import write_text
 from registry.errors import UsageError
 from tasks.evaluation.bootstrap import Interval, percentile_interval, resampled_ratios
-from tasks.evaluation.html import percent, render
 from tasks.evaluation.metrics import (
     METRIC_TITLES,
     Confusion,
@@ -22,7 +21,9 @@ from tasks.evaluation.metrics import (
     score,
     wilson_interval,
 )
+from tasks.evaluation.pages import render
 from tasks.evaluation.prediction import Prediction
+from tasks.reports.page import percent
 
 
 class EvaluatedRow(BaseModel):

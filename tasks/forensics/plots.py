@@ -1,11 +1,9 @@
 """Figures of norm gains and weights: heat maps by layer, a histogram, candidate over baseline."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -35,14 +33,6 @@ _HEAT = LinearSegmentedColormap.from_list(
 ).with_extremes(bad="#f1f3f5")
 _STYLE = {"fontsize": 9, "color": _INK}
 _SMALLEST_GAIN = 1e-3  # smaller ones are drawn here, so that zero has a place on a logarithmic axis
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG at 160 dots per inch."""
-    stream = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(stream, format="png", dpi=160, facecolor="white")
-    return stream.getvalue()
 
 
 def gain_heat_map(statistics: ModelStatistics, *, title: str = "Largest norm gain") -> Figure:

@@ -1,23 +1,19 @@
 """The inspection of a model as one HTML file: findings, figures and tables, nothing fetched, no script."""
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from registry.artifacts import write_text
 from tasks.forensics import plots
 from tasks.forensics.comparison import RATIO_MAX, compare_outliers
 from tasks.forensics.statistics import ModelStatistics
 from tasks.forensics.tables import furthest, short_name
+from tasks.reports.figures import embedded
+from tasks.reports.page import render
 
-_TASKS = Path(__file__).parent.parent
-_TEMPLATES = (
-    _TASKS / "forensics" / "templates",
-    _TASKS / "evaluation" / "templates",
-)  # page.html.j2 is there
+_TEMPLATE = Path(__file__).parent / "templates" / "inspection.html.j2"
 
 
 def write_report(
@@ -29,10 +25,8 @@ def write_report(
 ) -> None:
     """Write the report of ``candidate`` beside ``baselines`` by name, such as base and champion, or none."""
     comparisons = {name: compare_outliers(candidate, model, ratio_max=ratio_max) for name, model in baselines.items()}
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("inspection.html.j2").render(
+    page = render(
+        _TEMPLATE,
         candidate=candidate,
         baselines=baselines,
         comparisons=comparisons,
@@ -66,4 +60,4 @@ def _figures(candidate: ModelStatistics, baselines: Mapping[str, ModelStatistics
     }
     for name, baseline in baselines.items():
         drawn[f"scatter {name}"] = plots.gain_scatter(candidate, baseline, ratio_max=ratio_max, name=name)
-    return {name: base64.b64encode(plots.png(figure)).decode() for name, figure in drawn.items()}
+    return {name: embedded(figure) for name, figure in drawn.items()}

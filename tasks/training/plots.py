@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from registry.artifacts import atomic_file
 from tasks.training.loop import History
 
 _SMOOTHING = 0.95  # of the exponential moving average drawn over the raw training loss
@@ -12,12 +11,12 @@ _SMOOTHING = 0.95  # of the exponential moving average drawn over the raw traini
 
 def plot_losses(history: History, out: Path, *, title: str) -> Path:
     """Draw training loss, its moving average and the validation loss after each epoch as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from tasks.reports.figures import write_png
 
     steps = np.arange(1, history.steps + 1)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot(
         title=f"{title}: loss per response token", xlabel="optimizer step", ylabel="loss", yscale="log"
     )
@@ -27,8 +26,7 @@ def plot_losses(history: History, out: Path, *, title: str) -> Path:
     axes.plot(steps, losses, color="#d94801", marker="o", label="validation, cross-entropy")
     axes.grid(alpha=0.3)
     axes.legend()
-    with atomic_file(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    write_png(figure, out)
     return out
 
 

@@ -1,24 +1,18 @@
 """A search for types as a terminal table, as JSON and as a page with size against accuracy."""
 
-import base64
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from registry.artifacts import write_text
-from tasks.evaluation.html import percent
 from tasks.evaluation.metrics import METRIC_TITLES
-from tasks.forensics.plots import png
 from tasks.gates.thresholds import Thresholds
+from tasks.reports.figures import embedded
+from tasks.reports.page import megabytes, percent, render
 from tasks.type_search.search import Outcome, TriedTypes, TypeSearch
 
-_TASKS = Path(__file__).parent.parent
-_TEMPLATES = (
-    _TASKS / "type_search" / "templates",
-    _TASKS / "evaluation" / "templates",
-)  # page.html.j2 is there
+_TEMPLATE = Path(__file__).parent / "templates" / "type_search.html.j2"
 _METRICS = {name: METRIC_TITLES[name] for name in Thresholds.metrics()}
 _COLOURS = {
     Outcome.CHOSEN: "#1d7a46",
@@ -63,12 +57,8 @@ def write_search(search: TypeSearch, *, json_path: Path | None = None, html_path
 
 def search_html(search: TypeSearch) -> str:
     """A page that needs no network: the plot, then every pair of types with the gates that it failed."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"percent": percent, "megabytes": megabytes}
-    figure = base64.b64encode(png(size_figure(search))).decode() if search.measured else None
-    return environment.get_template("type_search.html.j2").render(search=search, metrics=_METRICS, figure=figure)
+    figure = embedded(size_figure(search)) if search.measured else None
+    return render(_TEMPLATE, search=search, metrics=_METRICS, figure=figure)
 
 
 def size_figure(search: TypeSearch) -> Figure:
@@ -103,7 +93,3 @@ def size_figure(search: TypeSearch) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
     return figure
-
-
-def megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f}"

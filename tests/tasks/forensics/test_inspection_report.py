@@ -11,6 +11,7 @@ from tasks.forensics import plots
 from tasks.forensics.report import write_report
 from tasks.forensics.statistics import ModelStatistics, tensor_statistics
 from tasks.forensics.tables import comparison_table, norm_table, weight_table
+from tasks.reports.figures import png
 
 SHORT = "2 post_feedforward_layernorm"
 NOTHING = ModelStatistics(model="nothing", format="gguf", architecture="gemma3", parameters=0, tensors=())
@@ -100,7 +101,7 @@ def test_a_norm_that_the_baseline_lacks_has_dashes(grown):
 )
 def test_every_figure_is_a_png_even_of_a_model_with_no_tensor(draw, base):
     for model in (base, NOTHING):
-        assert plots.png(draw(model)).startswith(b"\x89PNG")
+        assert png(draw(model)).startswith(b"\x89PNG")
 
 
 def test_the_heat_map_writes_the_gain_of_every_norm_into_its_cell(base):
