@@ -6,9 +6,6 @@ from typing import Annotated
 
 import typer
 
-from registry.artifacts import require_writable
-from registry.home import Home
-
 HomeOption = Annotated[Path | None, typer.Option(help="Where state lives; else GEMMILL_HOME, else .gemmill.")]
 SummaryOption = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")]
@@ -22,6 +19,9 @@ ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0
 
 def locate_home(home: Path | None) -> Path:
     """The home; Prefect's own state goes there too, so that a run leaves nothing elsewhere."""
+    from registry.artifacts import require_writable
+    from registry.home import Home
+
     located = Home.locate(home)
     if not {"PREFECT_API_URL", "PREFECT_HOME"} & os.environ.keys():
         require_writable(located.prefect / "prefect.db")  # makes the folder, which Prefect's server does not
@@ -30,6 +30,8 @@ def locate_home(home: Path | None) -> Path:
 
 
 def require_all_writable(*paths: Path | None) -> None:
+    from registry.artifacts import require_writable
+
     for path in paths:
         if path:
             require_writable(path)

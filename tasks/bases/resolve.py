@@ -12,7 +12,6 @@ from pathlib import Path
 from data_checks.contract import LabelSet, Record
 from registry.artifacts import file_sha256
 from registry.errors import ServiceUnavailable, UsageError
-from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import FolderBase, GgufBase, HubBase, ScratchBase, WeightsPackageBase
 from tasks.gguf_export.reader import import_gguf
 
@@ -41,6 +40,8 @@ def resolve_base(base: AnyBase, cache: Path, *, records: Sequence[Record], label
             digest = hashlib.sha256(f"{base.model_dump_json()}{key}".encode()).hexdigest()
             folder = cache / f"scratch-{digest[:16]}"
             if not folder.exists():
+                from tasks.bases.scratch import build_scratch_base  # transformers' models take seconds to import
+
                 build_scratch_base(base, records, labels, folder)
             return folder
         case WeightsPackageBase():

@@ -44,7 +44,6 @@ def learnt_model_dir(
     tmp_path_factory: pytest.TempPathFactory, plant_records: list[Record], plant_labels: LabelSet
 ) -> Path:
     """A Hugging Face folder whose greedy answers to ``plant_records`` are the records' own."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("learnt") / "model"
     spec = ScratchBase(
         kind="scratch", vocab_size=340, hidden_size=64, intermediate_size=128, layers=2, heads=2, kv_heads=1,

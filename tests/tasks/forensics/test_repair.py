@@ -44,7 +44,6 @@ def exploding(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, dtype: torch.dtype):
-    torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     with torch.no_grad():
         return model(TOKENS, output_hidden_states=True)

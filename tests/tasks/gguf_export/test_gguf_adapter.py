@@ -64,7 +64,6 @@ def _divergences(
     base: Path, adapter: Path, base_gguf: Path, adapter_gguf: Path, prompt: Prompt = GEMMA
 ) -> tuple[float, float]:
     """The largest KL of llama.cpp with the adapter to PEFT, and the smallest of the bare base to PEFT."""
-    torch.set_num_threads(1)
     bare = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     with LlamaServer(base_gguf, prompt=prompt, slots=1, context=256, adapter=adapter_gguf) as server:
         ids = [server.tokenize_prompt(command) for command in COMMANDS]

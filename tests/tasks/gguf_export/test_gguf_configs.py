@@ -4,7 +4,7 @@ Every change is proven twice: the file passes verification against the changed m
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,6 @@ def attentive_gemma(tiny_gemma: Path, tmp_path_factory: pytest.TempPathFactory) 
             values += 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _changed(folder: Path, target: Path, change: Mapping[str, Any]) -> Path:

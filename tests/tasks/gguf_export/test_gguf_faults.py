@@ -1,6 +1,6 @@
 """Files with one fault each: the check that names it finds it, and no such file ever gets its name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +75,6 @@ def _swapped_tokens(parts: _Parts) -> None:
 def _two_bos(parts: _Parts) -> None:
     key = "tokenizer.chat_template"
     parts.set(key, "{{ bos_token }}" + parts.keys[key].value)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

