@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from registry.artifacts import Artifact
+from registry.urls import masked
 
 if TYPE_CHECKING:
     from flows.deploy import DeployReport
@@ -29,10 +30,15 @@ errors = Console(stderr=True)
 _OURS = ("flows", "tasks", "registry", "deployment", "data_checks")
 
 
+class _WithoutPasswords(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
 def set_up_logging(*, verbose: bool) -> None:
     """gemmill's own log lines to standard error; libraries speak up from warnings on."""
     handler = RichHandler(console=errors, show_path=False, show_level=False, log_time_format="%H:%M:%S")
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_WithoutPasswords("%(message)s"))
     for name in _OURS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.DEBUG if verbose else logging.INFO)
@@ -43,7 +49,7 @@ def set_up_logging(*, verbose: bool) -> None:
 
 
 def print_error(error: Exception) -> None:
-    errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {escape(masked(str(error)))}", soft_wrap=True)
 
 
 def metric_table(metrics: Mapping[str, "Metrics"], title: str) -> Group:

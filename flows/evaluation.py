@@ -13,6 +13,7 @@ from registry import models
 from registry.artifacts import Artifact, file_sha256
 from registry.errors import UsageError
 from registry.home import Home
+from registry.urls import masked
 from tasks.cores import usable_cores
 from tasks.evaluation.prediction import Runtime
 from tasks.evaluation.report import EvaluationReport, evaluation_report
@@ -64,7 +65,7 @@ def evaluation_of(
     else:
         prompt = Prompt(instruction=instruction, turns=turns_of(Path(model)))
     runtime = open_runtime(spec, prompt=prompt, threads=threads or usable_cores())
-    return lambda: labelled.evaluate(runtime, model=model, path=Path(spec))
+    return lambda: labelled.evaluate(runtime, model=masked(model), path=Path(spec))
 
 
 def turns_of(model: Path) -> Turns:

@@ -243,7 +243,7 @@ def evaluate(
     require_all_writable(json_path, html_path)
     report = evaluation_of(model, data, labels, instruction, threads, locate_home(home))()
     write_report(report, json_path=json_path, html_path=html_path)
-    console.print(metric_table({model: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
+    console.print(metric_table({report.model: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
 
 
 @app.command()

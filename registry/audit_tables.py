@@ -10,6 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
 
 from registry.errors import ServiceUnavailable, UsageError
+from registry.urls import masked
 
 _LOCK_SECONDS = 60  # how long one process waits for another that writes
 
@@ -67,7 +68,7 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             parsed = sa.make_url(url)
-            self.url = parsed.render_as_string(hide_password=True)
+            self.url = masked(parsed.render_as_string(hide_password=True))
             self._engine = sa.create_engine(parsed)
         except (NoSuchModuleError, ImportError) as error:
             raise UsageError(f"{self.url} needs a database driver that is not installed: {error}.") from error

@@ -1,13 +1,18 @@
 """Every error that a user can cause or must act on, with the exit code of the command that meets it.
 
-A message is one or two sentences: what, which value, what to do next.
+A message is one or two sentences: what, which value, what to do next. Passwords of URLs in it are hidden.
 """
+
+from registry.urls import masked
 
 
 class GemmillError(Exception):
     """Base of all expected errors; the command line prints the message and exits with ``exit_code``."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class UsageError(GemmillError):

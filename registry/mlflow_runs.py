@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.errors import GemmillError
 from registry.mlflow_store import connection, store_errors
+from registry.urls import masked
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -126,7 +127,7 @@ def _end_failed(log: RunLog, error: BaseException) -> None:
     try:
         with store_errors():
             log.flush()
-            client.set_tag(log.run_id, "error", f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS])
+            client.set_tag(log.run_id, "error", masked(f"{type(error).__name__}: {error}")[:_ERROR_CHARACTERS])
             client.set_terminated(log.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
     except GemmillError as unreachable:
         logger.warning("run %s could not be closed: %s", log.run_id, unreachable)

@@ -13,6 +13,7 @@ import ollama
 from deployment.prompt import Prompt
 from deployment.turns import as_plain_text
 from registry.errors import ServiceUnavailable, UsageError
+from registry.urls import masked
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.prediction import Prediction, Runtime, answer_concurrently
 
@@ -29,9 +30,10 @@ class OllamaRuntime:
 
     def __init__(self, name: str, *, host: str | None = None, max_new_tokens: int = 256, parallel: int = 1) -> None:
         self._name = name
-        self._host = host or os.environ.get("OLLAMA_HOST") or _OLLAMA_HOST
+        address = host or os.environ.get("OLLAMA_HOST") or _OLLAMA_HOST
+        self._host = masked(address)
         try:
-            self._client = ollama.Client(self._host, timeout=_TIMEOUT)
+            self._client = ollama.Client(address, timeout=_TIMEOUT)
         except ValueError as error:
             raise UsageError(f"{self._host!r} is not the address of an Ollama server: {error}.") from error
         self._options = {"temperature": 0.0, "num_predict": max_new_tokens}
@@ -77,12 +79,13 @@ class HttpRuntime:
 
     def __init__(self, url: str, *, parallel: int = 1) -> None:
         try:
-            host = httpx.URL(url).host
+            address = httpx.URL(url)
         except httpx.InvalidURL as error:
             raise UsageError(f"MODEL {url!r} is no URL: {error}; write http://HOST:PORT.") from error
-        if not host:
+        if not address.host:
             raise UsageError(f"MODEL {url!r} names no host; write http://HOST:PORT.")
-        self._url = f"{url.rstrip('/')}/answer"
+        self._address = address.copy_with(path=f"{address.path.rstrip('/')}/answer")
+        self._url = masked(str(self._address))
         self._parallel = parallel
 
     def __enter__(self) -> Self:
@@ -103,7 +106,7 @@ class HttpRuntime:
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
         try:
-            response = self._client.post(self._url, json={"command": command})
+            response = self._client.post(self._address, json={"command": command})
         except httpx.HTTPError as error:
             raise ServiceUnavailable(f"{self._url} does not answer: {error}. Is the gateway running?") from error
         if response.status_code != httpx.codes.OK:

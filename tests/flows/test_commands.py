@@ -5,30 +5,24 @@ a Prefect flow logs otherwise.
 """
 
 import json
-import logging
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from command_line import Gemmill, gemmill_process
 from fake_ollama import FakeOllama, Model
 from gguf import GGMLQuantizationType, quants
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
-from rich.text import Text
 from safetensors.numpy import load_file, save_file
 
 from data_checks.contract import LabelSet, answer_text, read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from flows import cli
 from flows.settings import PROFILES_FOLDER
-from registry import mlflow_store
 from registry.artifacts import Artifact, file_sha256
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
@@ -36,7 +30,6 @@ from tasks.quant.types import QuantType
 _ROWS = 4  # of the sample's test split; the third is out of scope
 _NOBODY = "127.0.0.1:9"  # the discard port, where no server listens
 _NORM, _CHANNEL, _GROWN = "model.layers.1.post_feedforward_layernorm.weight", 5, 1656.0
-_LOGGERS = ("flows", "tasks", "registry", "deployment", "data_checks", "bitsandbytes")
 _COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 # What users and CI rely on, whatever the code is called.
 _PROMISED = {
@@ -49,62 +42,6 @@ _PROMISED = {
     "compare": ("--data",),
     "deploy": ("--alias", "--device"),
 }
-
-
-@dataclass(frozen=True)
-class Ran:
-    """How a command ended, its texts without colours."""
-
-    code: int | str | None
-    out: str
-    err: str
-
-    def assert_refused(self, code: int, reason: str) -> None:
-        """The last words are one line that says ``reason``; data may have a table of its lines before it."""
-        assert self.code == code, self
-        assert "Traceback" not in self.err
-        table, error = self.err.strip().rpartition("\n")[::2]
-        assert error.startswith("error: "), self.err
-        assert reason in error
-        assert "error: " not in table
-
-
-Gemmill = Callable[..., Ran]
-
-
-@pytest.fixture
-def gemmill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Gemmill]:
-    """``gemmill`` in this process, which is afterwards as it was: loggers, settings and MLflow's connection."""
-    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(mlflow_store, "_connection", None)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["gemmill", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        code = ended.value.code
-        return Ran(code=code, out=Text.from_ansi(said.out).plain, err=Text.from_ansi(said.err).plain)
-
-    yield run
-    for logger, handlers, propagate, level in before:
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
-
-
-def _gemmill(home: Path, *arguments: object, **environment: str) -> Ran:
-    """``gemmill`` in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
-        env={**os.environ, "GEMMILL_HOME": str(home), **environment},
-        capture_output=True,
-        text=True,
-    )
-    return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +278,7 @@ def test_ingest_stores_the_records_that_make_retraining_due(data: Path, prefect_
     shipped = (PROFILES_FOLDER / "tiny.toml").read_text().splitlines()
     lines = [f"minimum_rows = {_ROWS}" if line.startswith("minimum_rows") else line for line in shipped]
     profile.write_text("\n".join(lines))
-    ran = _gemmill(home, "ingest", data, "--summary", ingested, PREFECT_API_URL=prefect_url)
+    ran = gemmill_process(home, "ingest", data, "--summary", ingested, PREFECT_API_URL=prefect_url)
     assert ran.code == 0, ran
     assert json.loads(ingested.read_text()) == {
         "dataset": "manufacturing-audit",
@@ -353,7 +290,7 @@ def test_ingest_stores_the_records_that_make_retraining_due(data: Path, prefect_
         "conflicts": [],
         "rows": {"train": 0, "validation": 0, "test": _ROWS},
     }
-    ran = _gemmill(home, "due", "--profile", profile, "--summary", due)
+    ran = gemmill_process(home, "due", "--profile", profile, "--summary", due)
     assert ran.code == 0, ran
     assert ran.out.startswith("Retraining is due: 4 new rows")
     counts = {"new_rows": _ROWS, "minimum_rows": _ROWS}
@@ -361,11 +298,11 @@ def test_ingest_stores_the_records_that_make_retraining_due(data: Path, prefect_
 
 
 def test_ingest_stores_nothing_of_what_it_refuses(bad_data: Path, prefect_url: str, tmp_path: Path) -> None:
-    bad = _gemmill(tmp_path, "ingest", bad_data, PREFECT_API_URL=prefect_url)
+    bad = gemmill_process(tmp_path, "ingest", bad_data, PREFECT_API_URL=prefect_url)
     bad.assert_refused(4, "first: bad.jsonl line 2")
-    missing = _gemmill(tmp_path, "ingest", tmp_path / "none", PREFECT_API_URL=prefect_url)
+    missing = gemmill_process(tmp_path, "ingest", tmp_path / "none", PREFECT_API_URL=prefect_url)
     missing.assert_refused(2, "none does not exist")
-    _gemmill(tmp_path, "due").assert_refused(2, "the audit store is empty")
+    gemmill_process(tmp_path, "due").assert_refused(2, "the audit store is empty")
 
 
 @pytest.mark.parametrize(
@@ -477,7 +414,7 @@ def test_a_service_out_of_reach_exits_with_5(
 
 
 def test_the_exit_code_reaches_the_shell(bad_data: Path, gguf: Path, tmp_path: Path) -> None:
-    _gemmill(tmp_path, "evaluate", gguf, "--data", bad_data).assert_refused(4, "bad.jsonl line 2")
+    gemmill_process(tmp_path, "evaluate", gguf, "--data", bad_data).assert_refused(4, "bad.jsonl line 2")
 
 
 @pytest.mark.parametrize("command", sorted(_COMMANDS))

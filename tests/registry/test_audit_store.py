@@ -191,6 +191,13 @@ def test_a_database_out_of_reach_is_unavailable(tmp_path: Path) -> None:
         AuditStore(f"sqlite:///{tmp_path / 'file' / 'audit.db'}")
 
 
+@pytest.mark.parametrize("url", ["nosuch://bob:s3cr3t@db/audit", "nosuch:///audit?user=bob&password=s3cr3t"])
+def test_a_database_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(UsageError, match="driver that is not installed") as caught:
+        AuditStore(url)
+    assert "s3cr3t" not in str(caught.value) and "***" in str(caught.value)
+
+
 texts = st.text(st.sampled_from("aAbB  ßİ"), min_size=1, max_size=6).filter(str.strip)
 offers = st.builds(
     lambda split, command, intent, value: Offer.of(

@@ -1,0 +1,34 @@
+"""Addresses as people may see them: without their passwords."""
+
+import re
+
+_HIDDEN = "***"
+# Greedy up to the last @, since a password may hold one itself. Databases take a slash in a password, web servers not.
+_WEB_USER = re.compile(r"\b((?:https?|wss?)://)(?:([^\s/?#:@\"'<>]*):)?[^\s/?#\"'<>]+@", re.IGNORECASE)
+_OTHER_USER = re.compile(r"\b((?!https?:|wss?:)[a-z][a-z0-9+.-]*://[^\s/?#:@\"'<>]*):[^\s\"'<>]+@", re.IGNORECASE)
+_BARE_USER = re.compile(r"([^\s/?#:@\"'<>]*):(?!/)\S+@([^\s/@]+(?:/\S*)?)")
+_PARAMETER = re.compile(
+    r"""([?&;](?:
+        [\w.-]*(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|credential|signature)[\w.-]*
+        |pass|pw|key|sig|auth|odbc_connect
+    )=)[^&;\s#"'<>]+""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def masked(text: str) -> str:
+    """``text`` with ``***`` for the password, and for every secret query parameter, of each URL in it.
+
+    What stands alone before the @ of a web address is taken for a token and hidden too. An address without a scheme,
+    ``user:password@host:port``, is known as such only where it is the whole text.
+    """
+    bare = _BARE_USER.fullmatch(text)
+    if bare:
+        text = f"{bare[1]}:{_HIDDEN}@{bare[2]}"
+    text = _WEB_USER.sub(lambda found: f"{found[1]}{_user(found[2])}{_HIDDEN}@", text)
+    text = _OTHER_USER.sub(rf"\1:{_HIDDEN}@", text)
+    return _PARAMETER.sub(rf"\1{_HIDDEN}", text)
+
+
+def _user(name: str | None) -> str:
+    return "" if name is None else f"{name}:"

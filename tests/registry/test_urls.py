@@ -1,0 +1,60 @@
+"""Addresses are shown without their passwords, wherever in a text they stand."""
+
+import pytest
+
+from registry.errors import GemmillError
+from registry.urls import masked
+
+_SECRET = "s3cr3t"
+
+
+@pytest.mark.parametrize(
+    ("shown", "hidden"),
+    [
+        (f"http://bob:{_SECRET}@mlflow:5000/", "http://bob:***@mlflow:5000/"),
+        (f"HTTPS://bob:{_SECRET}@[::1]:5000", "HTTPS://bob:***@[::1]:5000"),
+        (f"http://bob:p@{_SECRET}:x@mlflow", "http://bob:***@mlflow"),
+        (f"http://:{_SECRET}@mlflow", "http://:***@mlflow"),
+        (f"https://{_SECRET}@mlflow", "https://***@mlflow"),
+        (f"https://{_SECRET}%40@mlflow", "https://***@mlflow"),
+        (f"postgresql+psycopg://bob:a/b@{_SECRET}?#@db/audit", "postgresql+psycopg://bob:***@db/audit"),
+        (
+            f"postgresql:///audit?host=db&user=bob&password={_SECRET}",
+            "postgresql:///audit?host=db&user=bob&password=***",
+        ),
+        (f"mysql://db/audit?ssl_key_password={_SECRET}&ssl=1", "mysql://db/audit?ssl_key_password=***&ssl=1"),
+        (f"mssql+pyodbc:///?odbc_connect=PWD%3D{_SECRET}", "mssql+pyodbc:///?odbc_connect=***"),
+        (f"http://gateway/answer?api_key={_SECRET}#top", "http://gateway/answer?api_key=***#top"),
+        (f"bob:{_SECRET}@plant-7:11434", "bob:***@plant-7:11434"),
+    ],
+)
+def test_the_password_of_an_address_is_hidden(shown: str, hidden: str) -> None:
+    assert masked(shown) == hidden
+    sentence = f"'{hidden}' is out of reach; see \"{hidden}\"."
+    if "://" in shown:
+        assert masked(f"'{shown}' is out of reach; see \"{shown}\".") == sentence
+    assert masked(hidden) == hidden
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://mlflow:5000/models/x@champion",
+        "sqlite:////plant/audit.db",
+        "postgresql://bob@db/audit?sslmode=require",
+        "models:/gemma3-manufacturing@champion",
+        "http://127.0.0.1:11434 answers; mail bob@plant.example",
+        "two addresses: http://a:80, http://b:80?page=2&tokens",
+        "Log 4.2 bar: ask bob@plant at 12:30.",
+        "C:\\plant\\audit.db",
+        "",
+    ],
+)
+def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
+    assert masked(text) == text
+
+
+def test_an_expected_error_never_holds_a_password() -> None:
+    error = GemmillError(f"No server answers at http://bob:{_SECRET}@plant:80.")
+    assert str(error) == "No server answers at http://bob:***@plant:80."
+    assert _SECRET not in repr(error)
