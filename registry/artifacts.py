@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from registry.errors import UsageError
 
 CHECKSUMS = "SHA256SUMS"
 _CHUNK = 1 << 20
+_ON_WINDOWS = os.name == "nt"  # which flushes only what was opened for writing
+_SEEKING = threading.Lock()
 
 
 class Artifact(BaseModel):
@@ -106,8 +109,19 @@ def code_digest(*packages: str) -> str:
     return digest.hexdigest()
 
 
+def read_at(descriptor: int, length: int, offset: int) -> bytes:
+    """Up to ``length`` bytes from ``offset`` on, for any number of threads at once; fewer at the end of the file."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    with _SEEKING:  # on Windows a descriptor has one position for all
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, length)
+
+
 def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if _ON_WINDOWS and path.is_dir():
+        return  # no folder can be opened there
+    descriptor = os.open(path, os.O_RDWR if _ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

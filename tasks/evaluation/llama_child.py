@@ -18,6 +18,7 @@ import xllamacpp
 
 _LAST_LINE = b"exiting due to"  # of the log of a file that does not load
 _LOG_TIMEOUT = 3.0  # seconds
+_LOG_BYTES = 1 << 20
 _ERRORS_ONLY = 1  # llama.cpp's verbosity: 1 errors, 2 warnings, 3 information
 
 
@@ -44,8 +45,15 @@ def _parameters(options: dict[str, Any]) -> xllamacpp.CommonParams:
 def _wait_for_log() -> None:
     """llama.cpp logs from a thread that a quick exit cuts off; standard error is a file that can be read."""
     deadline = time.monotonic() + _LOG_TIMEOUT
-    while _LAST_LINE not in os.pread(2, 1 << 20, 0) and time.monotonic() < deadline:
+    while _LAST_LINE not in _log() and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def _log() -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(2, _LOG_BYTES, 0)
+    os.lseek(2, 0, os.SEEK_SET)  # on Windows
+    return os.read(2, _LOG_BYTES)
 
 
 def main() -> None:

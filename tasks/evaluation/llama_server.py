@@ -5,7 +5,6 @@ Prompts go in as token ids: the turn around a command is parsed for control toke
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import IO, Any, Self
 import httpx
 
 from deployment.prompt import Prompt
+from registry.artifacts import read_at
 from registry.errors import ServiceUnavailable, UsageError
 from tasks.evaluation.prediction import Prediction, answer_concurrently
 
@@ -237,7 +237,7 @@ class LlamaServer:
             raise UsageError(f"llama.cpp cannot use the JSON schema: {match[1].strip()}.")
 
     def _log_text(self) -> str:
-        return os.pread(self._log.fileno(), _LOG_BYTES, 0).decode(errors="replace")
+        return read_at(self._log.fileno(), _LOG_BYTES, 0).decode(errors="replace")
 
     def _reason(self) -> str:
         """The line of the child's log that says why it failed, empty where none does."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from registry.artifacts import read_at
 from registry.errors import UsageError
 from tasks.gguf_export.files import open_file, parse_json, read_json, shown
 
@@ -94,7 +95,7 @@ class Checkpoint:
         """The same rows as the file stores them."""
         tensor = self.tensors[name]
         length = (stop - start) * tensor.row_bytes
-        raw = os.pread(tensor.descriptor, length, tensor.offset + start * tensor.row_bytes)
+        raw = read_at(tensor.descriptor, length, tensor.offset + start * tensor.row_bytes)
         if len(raw) != length:
             raise UsageError(f"{name} was cut short while it was read; copy the checkpoint again.")
         return raw
@@ -110,11 +111,11 @@ class Checkpoint:
         descriptor = open_file(path)
         self._descriptors.append(descriptor)
         size = os.fstat(descriptor).st_size
-        header_size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+        header_size = int.from_bytes(read_at(descriptor, 8, 0), "little")
         if size < 8 or header_size > min(_MAX_HEADER, size - 8):
             raise UsageError(f"{path} is not a sound safetensors file: it is cut short. Copy or save it again.")
         try:
-            header = parse_json(os.pread(descriptor, header_size, 8).decode("utf-8"))
+            header = parse_json(read_at(descriptor, header_size, 8).decode("utf-8"))
             header.pop("__metadata__", None)
             entries = {name: _entry(name, entry, descriptor, 8 + header_size) for name, entry in header.items()}
             _check_layout(list(entries.values()), 8 + header_size, size)

@@ -17,6 +17,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 
+from registry.artifacts import read_at
 from registry.errors import UsageError
 from tasks.gguf_export.files import open_file, shown
 
@@ -108,7 +109,7 @@ class GgufFile:
         tensor = self.tensors[name]
         stride = tensor.nbytes // tensor.rows
         length = (stop - start) * stride
-        raw = os.pread(self._stream.fileno(), length, tensor.offset + start * stride)
+        raw = read_at(self._stream.fileno(), length, tensor.offset + start * stride)
         if len(raw) != length:
             raise UsageError(f"{self.path} was cut short while it was read; copy it again.")
         return np.frombuffer(raw, dtype=np.uint8).reshape(-1, stride)

@@ -14,6 +14,8 @@ VOCABULARY_MAP = "vocabulary_map.json"  # of a model with part of its base's tok
 MAX_TEXT = 16 << 20  # bytes; Gemma's tokenizer_config.json takes 1 MB
 MAX_TOKENIZER = 64 << 20  # bytes; Google's tokenizer.json takes 33 MB
 _MAX_SHOWN = 100  # characters
+_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # not on Windows, which has no pipes in folders
+_BINARY = getattr(os, "O_BINARY", 0)  # on Windows only
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _short = reprlib.Repr()
@@ -32,7 +34,7 @@ def open_file(path: Path) -> int:
     A pipe would block for ever and a device never end.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | _NON_BLOCKING | _BINARY)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', error)}.") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
