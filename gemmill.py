@@ -1,0 +1,35 @@
+"""gemmill's public face: what a program may import. Everything else may move between versions.
+
+>>> import gemmill
+>>> package = gemmill.load_package("package")       # every file checked against its SHA256SUMS
+>>> gemmill.parse_answer('{"intent": "out_of_scope", "entities": {}}')
+Response(intent='out_of_scope', entities={})
+"""
+
+from importlib import metadata
+from os import PathLike
+from pathlib import Path
+
+from data_checks.contract import LabelSet, Record, Response, parse_answer, response_schema
+from deployment.package import Package, verify_package
+from registry.errors import GemmillError
+
+__all__ = [
+    "GemmillError",
+    "LabelSet",
+    "Package",
+    "Record",
+    "Response",
+    "load_package",
+    "parse_answer",
+    "response_schema",
+]
+__version__ = metadata.version("gemmill")
+
+
+def load_package(folder: str | PathLike[str]) -> Package:
+    """The package in ``folder``, once every file in it has the digest that SHA256SUMS lists.
+
+    Raises UsageError, a :class:`GemmillError`, naming the first file that changed, is missing or is not listed.
+    """
+    return verify_package(Path(folder))
