@@ -78,11 +78,11 @@ def repair_norms(
 
 @app.command()
 def convert(
-    hf_dir: Annotated[Path, typer.Argument(help="Hugging Face folder of a model, or of a LoRA adapter.")],
+    model: Annotated[Path, typer.Argument(help="Hugging Face folder of a model or a LoRA adapter, or a .gguf file.")],
     out: Annotated[Path, typer.Argument(help="GGUF file to write.")],
     type_: Annotated[
-        str, typer.Option("--type", help="Type of the matrices: f32, f16, bf16, q8_0, q5_1 … q4_0, or auto.")
-    ],
+        str | None, typer.Option("--type", help="Type of the matrices: f32, f16, bf16, q8_0, q5_1 … q4_0, or auto.")
+    ] = None,
     embedding: Annotated[str | None, typer.Option(help="Type of the embedding; else as llama-quantize does.")] = None,
     base: Annotated[Path | None, typer.Option(help="Folder of an adapter's base; else the one that it names.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show types and sizes, write nothing.")] = False,
@@ -99,7 +99,7 @@ def convert(
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
 ) -> None:
-    """Convert a Hugging Face folder, or a PEFT LoRA adapter, to GGUF; with --type auto the smallest that passes."""
+    """Convert a Hugging Face folder or a LoRA adapter to GGUF, or give a GGUF file the order that Ollama keeps."""
     from flows.console import console, plan_table
     from registry.artifacts import write_text
     from registry.errors import UsageError
@@ -108,21 +108,29 @@ def convert(
     from tasks.gguf_export.writer import export_gguf, plan_export
 
     require_all_writable(json_path, html_path)
+    if model.suffix == ".gguf" and not model.is_dir():
+        others = (type_, embedding, base, data, budget, profile, labels, threads, html_path)
+        if plan or not verify or any(option not in (None, 0) for option in others):
+            raise UsageError(f"{model.name} is put in another order and keeps its types; give no option but --json.")
+        _tell_written(_reorder(model, out), json_path)
+        return
+    if type_ is None:
+        raise UsageError("Missing option '--type': name the type of the matrices, such as q8_0, or auto.")
     if type_.lower() == "auto":
         from flows.conversion import Measuring
 
-        if embedding or base or is_adapter(hf_dir):
+        if embedding or base or is_adapter(model):
             raise UsageError(
                 "--type auto is for whole models, and chooses the embedding's type too; omit --embedding and --base, "
                 "merge an adapter."
             )
         measuring = Measuring(data=data, labels=labels, profile=profile, budget=budget, threads=threads, verify=verify)
-        _convert_auto(hf_dir, out, measuring, plan=plan, json_path=json_path, html_path=html_path)
+        _convert_auto(model, out, measuring, plan=plan, json_path=json_path, html_path=html_path)
         return
     if any(option not in (None, 0) for option in (data, budget, profile, labels, threads, html_path)):
         raise UsageError("--data, --budget, --profile, --labels, --threads and --html are for --type auto; omit them.")
     options: dict[str, Any]
-    if is_adapter(hf_dir):
+    if is_adapter(model):
         if embedding:
             raise UsageError("--embedding is for whole models; omit it.")
         planned, exported = plan_adapter, export_adapter
@@ -131,15 +139,27 @@ def convert(
         if base:
             raise UsageError("--base is for adapters; omit it.")
         planned, exported = plan_export, _export_proven if verify else export_gguf
-        embedding_type = quant_type(embedding, hf_dir) if embedding else None
-        options = {"weights": quant_type(type_, hf_dir), "embedding": embedding_type}
+        embedding_type = quant_type(embedding, model) if embedding else None
+        options = {"weights": quant_type(type_, model), "embedding": embedding_type}
     if plan:
-        found = planned(hf_dir, **options)
+        found = planned(model, **options)
         if json_path:
             write_text(json_path, found.to_json())
         console.print(plan_table(found))
         return
-    report = exported(hf_dir, out, **options)
+    _tell_written(exported(model, out, **options), json_path)
+
+
+def _reorder(gguf: Path, out: Path) -> "ExportReport":
+    from tasks.gguf_export.reordering import reorder_gguf
+
+    return reorder_gguf(gguf, out)
+
+
+def _tell_written(report: "ExportReport", json_path: Path | None) -> None:
+    from flows.console import console
+    from registry.artifacts import write_text
+
     if json_path:
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
     types = ", ".join(f"{count} {name}" for name, count in report.types.items())

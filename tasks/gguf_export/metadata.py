@@ -1,9 +1,9 @@
-"""The metadata of a GGUF file: upstream's names, values, types and order, then where it came from.
+"""The metadata of a GGUF file: upstream's names, values, types and order, where it came from, and what is always last.
 
 Follows llama.cpp's convert_hf_to_gguf.py; what an architecture has of its own is in its description.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
@@ -11,7 +11,7 @@ from gguf.constants import GGML_QUANT_VERSION, GGUFValueType, LlamaFileType
 from gguf.utility import size_label
 
 from registry.errors import UsageError
-from tasks.gguf_export.architectures import Key, Model
+from tasks.gguf_export.architectures import Model
 from tasks.gguf_export.container import KeyValue
 from tasks.gguf_export.files import shown
 from tasks.gguf_export.vocabulary import ByteLevelVocabulary, Vocabulary
@@ -39,7 +39,7 @@ def metadata(
     chat_template: str | None,
     provenance: Mapping[str, str],
 ) -> list[KeyValue]:
-    """All entries in upstream's order; ``provenance`` holds further ``general.*`` and ``gemmill.*`` texts.
+    """All entries in the order of the file; ``provenance`` holds further ``general.*`` and ``gemmill.*`` texts.
 
     ``sampling`` is generation_config.json.
     """
@@ -51,9 +51,11 @@ def metadata(
     entries = [
         *_general(model, name, sampling),
         *(_text(key, value) for key, value in licence.items()),
-        *_architecture(model, weights),
+        *_architecture(model),
         *_tokenizer(vocabulary, chat_template),
         *(_text(key, value) for key, value in further.items()),
+        KeyValue("general.quantization_version", GGUFValueType.UINT32, GGML_QUANT_VERSION),
+        KeyValue("general.file_type", GGUFValueType.UINT32, int(_FILE_TYPES[weights])),
     ]
     keys = [entry.key for entry in entries]
     if len(keys) != len(set(keys)):
@@ -87,19 +89,11 @@ def sampling_entries(config: Mapping[str, Any], source: object) -> Iterator[KeyV
         yield KeyValue(f"general.sampling.{key}", kind, value)
 
 
-def _architecture(model: Model, weights: QuantType) -> list[KeyValue]:
-    def numbers(keys: Iterable[Key]) -> list[KeyValue]:
-        return [
-            KeyValue(f"{model.architecture.gguf}.{key.name}", key.type, model.fields[key.field])
-            for key in keys
-            if not key.optional or key.field in model.fields
-        ]
-
+def _architecture(model: Model) -> list[KeyValue]:
     return [
-        *numbers(model.architecture.keys),
-        KeyValue("general.file_type", GGUFValueType.UINT32, int(_FILE_TYPES[weights])),
-        *numbers(model.architecture.late_keys),
-        KeyValue("general.quantization_version", GGUFValueType.UINT32, GGML_QUANT_VERSION),
+        KeyValue(f"{model.architecture.gguf}.{key.name}", key.type, model.fields[key.field])
+        for key in model.architecture.keys
+        if not key.optional or key.field in model.fields
     ]
 
 

@@ -12,6 +12,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from registry.errors import UsageError
 from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Layout, Model, is_norm
+from tasks.gguf_export.order import tensor_order
 from tasks.quant.types import QuantType
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
@@ -113,4 +114,4 @@ def plan_types(model: Model, *, weights: QuantType, embedding: QuantType | None 
                 "choose f16 or bf16 for this model."
             )
         plans[name] = TensorPlan(hf_name=name, gguf_name=target, shape=shape, type=type_, layout=model.layout(name))
-    return plans
+    return dict(sorted(plans.items(), key=lambda item: tensor_order(item[1].gguf_name)))

@@ -83,7 +83,7 @@ def read_model(file: GgufFile) -> Model:
     if architecture is None:
         supported = ", ".join(described.gguf for described in ARCHITECTURES)
         raise UsageError(f"{file.path} holds the architecture {shown(name)}; only {supported} can be imported.")
-    known = {f"{architecture.gguf}.{key.name}" for key in (*architecture.keys, *architecture.late_keys)}
+    known = {f"{architecture.gguf}.{key.name}" for key in architecture.keys}
     for key, value in file.metadata.items():
         foreign = any(part in key for part in architecture.foreign_keys) and key not in known
         if key.startswith(f"{architecture.gguf}.") and foreign and value != "none":
@@ -92,7 +92,7 @@ def read_model(file: GgufFile) -> Model:
         "vocab_size": len(read_list(file, "tokenizer.ggml.tokens", str)),
         "tie_word_embeddings": Model(architecture, {}).gguf_name(OUTPUT) not in file.tensors,
     }
-    for key in (*architecture.keys, *architecture.late_keys):
+    for key in architecture.keys:
         _read_number(file, architecture, key, fields)
     if fields["num_hidden_layers"] > MAX_LAYERS:
         raise UsageError(

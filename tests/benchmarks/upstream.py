@@ -27,6 +27,14 @@ params = llama_cpp.LlamaModelQuantizeParams()
 params.ftype, params.nthread = int(sys.argv[3]), int(sys.argv[4])
 llama_cpp.model_quantize(sys.argv[1], sys.argv[2], params)
 """
+_LLAMA_QUANTIZE_COPY = """
+import sys
+from cyllama.llama import llama_cpp
+
+params = llama_cpp.LlamaModelQuantizeParams()
+params.ftype, params.only_copy, params.nthread = 0, True, 1
+llama_cpp.model_quantize(sys.argv[1], sys.argv[2], params)
+"""
 _FILE_TYPES = {QuantType.Q4_0: 2, QuantType.Q4_1: 3, QuantType.Q5_0: 8, QuantType.Q5_1: 9}  # enum llama_ftype
 
 
@@ -43,6 +51,11 @@ def quantize_command(environment: Path, gguf: Path, out: Path, type_: QuantType,
     """The call that llama-quantize makes, with its defaults."""
     file_type = str(_FILE_TYPES[type_])
     return [str(environment / "bin" / "python"), "-c", _LLAMA_QUANTIZE, f"{gguf}", f"{out}", file_type, str(threads)]
+
+
+def rewrite_command(environment: Path, gguf: Path, out: Path) -> list[str]:
+    """``llama-quantize IN OUT COPY``, which Ollama's ``create`` runs on a file that it is given."""
+    return [str(environment / "bin" / "python"), "-c", _LLAMA_QUANTIZE_COPY, f"{gguf}", f"{out}"]
 
 
 def upstream_folder(folder: Path, place: Path) -> Path:

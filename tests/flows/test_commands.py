@@ -127,6 +127,14 @@ def test_convert_plans_the_very_file_that_it_then_writes(
     assert out.stat().st_size == json.loads(plan.read_text())["bytes"]
 
 
+def test_convert_puts_a_gguf_file_in_the_order_that_ollama_keeps(gemmill: Gemmill, gguf: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "out.gguf", tmp_path / "report.json"
+    ran = gemmill("convert", gguf, out, "--json", report)
+    assert ran.code == 0, ran
+    assert file_sha256(out) == file_sha256(gguf)  # it lies in that order already
+    assert json.loads(report.read_text())["sha256"] == file_sha256(gguf) in "".join(ran.out.split())
+
+
 def test_convert_writes_an_adapter_and_wants_its_base(gemmill: Gemmill, tiny_model_dir: Path, tmp_path: Path) -> None:
     adapter, out = tmp_path / "adapter", tmp_path / "adapter.gguf"
     adapter.mkdir()
@@ -315,7 +323,11 @@ def test_ingest_stores_nothing_of_what_it_refuses(bad_data: Path, prefect_url: s
         (["repair-norms", "{tmp}/none", "{tmp}/out", "--json", "{data}"], "is a folder where a file is to be written"),
         (["convert", "{model}", "{tmp}/out", "--type", "q9"], "'q9' is no type that is written; take one of f32, f16"),
         (["convert", "{tmp}/none", "{tmp}/out", "--type", "q8_0"], "none/config.json cannot be read"),
-        (["convert", "{gguf}", "{tmp}/out", "--type", "q8_0"], "cannot be read"),
+        (["convert", "{tmp}/none.gguf", "{tmp}/out"], "none.gguf cannot be read"),
+        (["convert", "{gguf}", "{tmp}/out", "--type", "q8_0"], "keeps its types; give no option but --json"),
+        (["convert", "{gguf}", "{tmp}/out", "--no-verify"], "keeps its types; give no option but --json"),
+        (["convert", "{gguf}", "{tmp}/out", "--budget", ""], "keeps its types; give no option but --json"),
+        (["convert", "{model}", "{tmp}/out"], "Missing option '--type'"),
         (["convert", "{model}", "{tmp}/out", "--type", "auto"], "name labelled records with --data"),
         (["convert", "{model}", "{tmp}/out", "--type", "auto", "--base", "x"], "--type auto is for whole models"),
         (["convert", "{model}", "{tmp}/o", "--type", "auto", "--plan", "--budget", "7TB"], "'7TB' is no size; write"),
@@ -364,7 +376,6 @@ def test_bad_usage_exits_with_2(
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["inspect"], "Missing argument"),
-        (["convert", "model", "out.gguf"], "Missing option '--type'"),
         (["evaluate", "model"], "Missing option '--data'"),
         (["prune-vocab", "model", "out"], "Missing option '--corpus'"),
         (["evaluate", "model", "--data", "x", "--threads", "-1"], "Invalid value for '--threads'"),

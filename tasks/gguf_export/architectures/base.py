@@ -88,9 +88,9 @@ class Architecture:
     Args:
         model_type: of config.json.
         gguf: general.architecture, and the prefix of the keys.
-        tensors: of a layer, Hugging Face name -> GGUF name, in the order of the file.
+        tensors: of a layer, Hugging Face name -> GGUF name.
         shapes: the shapes of those that are no vector of the hidden size.
-        keys, late_keys: those before and after general.file_type, in upstream's order.
+        keys: in upstream's order.
         fields: config.json checked and reduced; raises UsageError where llama.cpp would compute another function.
         config: the way back from fields; without what is the same for all.
         wrapper: model_type of the multimodal models whose text part this is.
@@ -106,7 +106,6 @@ class Architecture:
     tensors: Mapping[str, str]
     shapes: Callable[[Fields], Mapping[str, Shape]]
     keys: tuple[Key, ...]
-    late_keys: tuple[Key, ...] = ()
     fields: Callable[[Config], Fields]
     config: Callable[[Fields], dict[str, Any]]
     wrapper: str | None = None

@@ -208,8 +208,6 @@ GEMMA3 = Architecture(
         Key(name="attention.layer_norm_rms_epsilon", field="rms_norm_eps", type=GGUFValueType.FLOAT32),
         Key(name="attention.key_length", field="head_dim"),
         Key(name="attention.value_length", field="head_dim"),
-    ),
-    late_keys=(
         Key(name="final_logit_softcapping", field="final_logit_softcapping", type=GGUFValueType.FLOAT32, optional=True),
         Key(name="attention.sliding_window", field="sliding_window", optional=True),
         # written where it is not 6, which a llama.cpp of 2025 takes whatever the file says

@@ -87,8 +87,8 @@ PHI3 = Architecture(
         NORM_EPSILON,
         ROPE_DIMENSIONS,
         ROPE_THETA,
+        Key(name="attention.sliding_window", field="sliding_window", zero=True),
     ),
-    late_keys=(Key(name="attention.sliding_window", field="sliding_window", zero=True),),
     fields=_fields,
     config=_config,
 )

@@ -43,14 +43,14 @@ _DENSE = [
     *("attention.head_count", "attention.head_count_kv", "rope.freq_base", "attention.layer_norm_rms_epsilon"),
 ]
 _HEADS = ["attention.key_length", "attention.value_length"]
-UPSTREAM_KEYS = {  # in upstream's order; None is general.file_type
-    "llama": [*_DENSE, *_HEADS, None, "vocab_size", "rope.dimension_count"],
-    "qwen2": [*_DENSE, None],
-    "qwen3": [*_DENSE, *_HEADS, None],
+UPSTREAM_KEYS = {  # in upstream's order
+    "llama": [*_DENSE, *_HEADS, "vocab_size", "rope.dimension_count"],
+    "qwen2": _DENSE,
+    "qwen3": [*_DENSE, *_HEADS],
     "phi3": [
         *("context_length", "rope.scaling.original_context_length", "embedding_length", "feed_forward_length"),
         *("block_count", "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
-        *("rope.dimension_count", "rope.freq_base", None, "attention.sliding_window"),
+        *("rope.dimension_count", "rope.freq_base", "attention.sliding_window"),
     ],
 }
 
@@ -91,15 +91,15 @@ def test_the_keys_are_upstreams(folder: Path, tmp_path: Path) -> None:
     out = export_gguf(folder, tmp_path / "out.gguf", weights=QuantType.F32).path
     with GgufFile(out) as file:
         name = file.metadata["general.architecture"]
-        ours = [None if key == "general.file_type" else key.removeprefix(f"{name}.") for key in file.metadata]
-        scaling = [key for key in ours if key and key.startswith("rope.scaling.") and key not in UPSTREAM_KEYS[name]]
+        ours = [key.removeprefix(f"{name}.") for key in file.metadata]
+        scaling = [key for key in ours if key.startswith("rope.scaling.") and key not in UPSTREAM_KEYS[name]]
         assert [key for key in ours if key in UPSTREAM_KEYS[name]] == UPSTREAM_KEYS[name]
         assert {key: file.metadata[f"{name}.{key}"] for key in scaling} in (
             {},
             {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
         )
         assert {key for key in file.metadata if key.startswith(f"{name}.")} == {
-            f"{name}.{key}" for key in (*UPSTREAM_KEYS[name], *scaling) if key
+            f"{name}.{key}" for key in (*UPSTREAM_KEYS[name], *scaling)
         }
 
 

@@ -17,20 +17,20 @@ from tasks.gguf_export.plan import plan_types
 from tasks.gguf_export.writer import export_gguf, plan_export
 from tasks.quant.types import QuantType
 
-# In upstream's order; general.sampling.temp follows top_p where generation_config.json has a temperature.
+# In upstream's order, but for the last two, which its rewriting puts there; general.sampling.temp follows top_p where
+# generation_config.json has a temperature.
 UPSTREAM_KEYS = [
     *("general.architecture", "general.type", "general.sampling.top_k", "general.sampling.top_p"),
     *("general.name", "general.size_label"),
     *("gemma3.block_count", "gemma3.context_length", "gemma3.embedding_length", "gemma3.feed_forward_length"),
     *("gemma3.attention.head_count", "gemma3.attention.head_count_kv"),
     *("gemma3.rope.freq_base", "gemma3.rope.freq_base_swa", "gemma3.attention.layer_norm_rms_epsilon"),
-    *("gemma3.attention.key_length", "gemma3.attention.value_length", "general.file_type"),
-    *("gemma3.attention.sliding_window", "general.quantization_version"),
+    *("gemma3.attention.key_length", "gemma3.attention.value_length", "gemma3.attention.sliding_window"),
     *("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens", "tokenizer.ggml.scores"),
     *("tokenizer.ggml.token_type", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"),
     *("tokenizer.ggml.unknown_token_id", "tokenizer.ggml.padding_token_id", "tokenizer.ggml.add_bos_token"),
     *("tokenizer.ggml.add_sep_token", "tokenizer.ggml.add_eos_token", "tokenizer.chat_template"),
-    "tokenizer.ggml.add_space_prefix",
+    *("tokenizer.ggml.add_space_prefix", "general.quantization_version", "general.file_type"),
 ]
 
 
