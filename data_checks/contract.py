@@ -85,6 +85,9 @@ class LabelSet(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     intents: dict[str, str] = Field(description="intent -> what it means")
     entities: dict[str, str] = Field(description="entity type -> what it means")
+    golden: tuple[str, ...] = Field(
+        default=(), description="commands of the test split that every device is asked first"
+    )
 
     @field_validator("intents")
     @classmethod
@@ -143,6 +146,8 @@ def infer_label_set(name: str, responses: Iterable[Response]) -> LabelSet:
 def label_set_toml(labels: LabelSet) -> str:
     """``labels`` as TOML that :func:`load_label_set` reads back."""
     lines = [f"name = {json.dumps(labels.name)}"]
+    if labels.golden:
+        lines += ["golden = [", *(f"    {_toml_string(command)}," for command in labels.golden), "]"]
     for table, items in (("intents", labels.intents), ("entities", labels.entities)):
         lines += ["", f"[{table}]"]
         lines += [f"{_toml_string(key)} = {_toml_string(value)}" for key, value in items.items()]

@@ -129,7 +129,7 @@ def device_table(report: "DeployReport") -> Table:
 
 
 def print_retrain(summary: "RetrainSummary", home: Path | None) -> None:
-    """Metrics, gates, artifacts, two answers of the shipped file, and what to type next, ``home`` as it was given."""
+    """Metrics, gates, artifacts, golden answers of the file, and what to type next, ``home`` as it was given."""
     from tasks.gates.judge import Verdict
     from tasks.gates.report import verdict_table
 
@@ -139,7 +139,10 @@ def print_retrain(summary: "RetrainSummary", home: Path | None) -> None:
     console.print(verdict_table(Verdict(passed=summary.passed, gates=tuple(summary.gates))))
     console.print(metric_table(summary.metrics, f"{snapshot['dataset']}, snapshot {snapshot['id']}, {rows:,} records"))
     for answer in summary.answers:
-        console.print(f"[bold]>[/] {escape(answer.command)}\n  [green]{escape(answer.answer)}[/]", soft_wrap=True)
+        colour = "green" if answer.ok else "red"
+        console.print(f"[bold]>[/] {escape(answer.command)}\n  [{colour}]{escape(answer.answer)}[/]", soft_wrap=True)
+        if not answer.ok:
+            console.print(f"  not as expected, which is {escape(answer.expected)}", soft_wrap=True)
     reused = f", reused: {', '.join(summary.reused)}" if summary.reused else ""
     console.print(f"\nSteps took {sum(summary.seconds.values()):.0f} s{reused}.")
     name = f"{summary.model_name} version {summary.model_version}"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
+from data_checks.contract import answer_text
 from data_checks.sample import SAMPLE_DIR
 from deployment.modelfile import Limits
 from deployment.package import Package, verify_package
@@ -25,7 +26,8 @@ from tasks.check_data import check_data
 from tasks.depth.pruning import require_prunable
 from tasks.distill_student import distill_student
 from tasks.evaluate_model import EvaluatedModel, evaluate_model
-from tasks.evaluation.llama_server import LlamaServer
+from tasks.evaluation.golden import golden_rows
+from tasks.evaluation.report import load_report
 from tasks.export_gguf import ExportedModel, export_gguf
 from tasks.gates.judge import Verdict
 from tasks.inspect_weights import Forensics, inspect_weights
@@ -35,6 +37,7 @@ from tasks.prepare_base import prepare_base
 from tasks.pretrain_base import pretrain_base
 from tasks.prune_depth import prune_depth
 from tasks.prune_vocabulary import prune_vocabulary
+from tasks.records import snapshot_labels
 from tasks.register_version import register_version
 from tasks.steps import Steps
 from tasks.take_snapshot import take_snapshot
@@ -42,10 +45,7 @@ from tasks.take_texts import take_texts
 from tasks.train_teacher import TrainedModel, train_teacher
 
 _TIMINGS = {"seconds", "tokens_per_second"}  # in a package they would make the same model a new version
-DEMONSTRATION = (
-    "Surface grinder SG-402 has a hydraulic fluid leak at the main cylinder seal.",
-    "What's the weather like tomorrow?",
-)
+_DEMONSTRATED = 3  # golden commands that are printed, where the label set names no more
 
 
 class Trained(NamedTuple):
@@ -122,7 +122,7 @@ def retrain(
             artifacts=[trained.teacher.model, trained.student.model, exported.gguf, package],
             metrics={stage: evaluated.metrics for stage, evaluated in measured.metrics.items()},
             gates=list(measured.verdict.gates),
-            answers=demonstrate(settings, exported.gguf),
+            answers=demonstrate(settings, snapshot, measured.metrics["gguf"]),
             seconds=steps.seconds,
             reused=steps.reused,
         )
@@ -296,21 +296,18 @@ def publish(
     return package, version
 
 
-def demonstrate(settings: Profile, gguf: Artifact) -> list[Answer]:
-    """The shipped file's own answers to an audit command and to one that is none of its business."""
-    evaluation = settings.evaluation
-    with LlamaServer(
-        gguf.path,
-        prompt=settings.prompt,
-        threads=evaluation.llama_threads,
-        slots=1,
-        context=evaluation.context,
-        max_new_tokens=evaluation.max_new_tokens,
-    ) as server:
-        answers = server.answer(DEMONSTRATION)
+def demonstrate(settings: Profile, snapshot: Snapshot, evaluated: EvaluatedModel) -> list[Answer]:
+    """The shipped file's answers to the first golden commands, beside those that the test split gives."""
+    labels = snapshot_labels(snapshot)
+    rows = golden_rows(load_report(evaluated.report.verify()).rows, labels.golden)
     return [
-        Answer(command=command, answer=prediction.text)
-        for command, prediction in zip(DEMONSTRATION, answers, strict=True)
+        Answer(
+            command=row.command,
+            answer=row.answer,
+            expected=answer_text(row.expected, labels, compact=settings.compact_answers),
+            ok=row.ok,
+        )
+        for row in rows[: max(_DEMONSTRATED, len(labels.golden))]
     ]
 
 

@@ -11,12 +11,14 @@ from tasks.gates.judge import Gate
 
 
 class Answer(BaseModel):
-    """A prompt of the demonstration and what the shipped file said to it."""
+    """A golden command, what the shipped file said to it, and what it should have said."""
 
     model_config = ConfigDict(frozen=True)
 
     command: str
     answer: str
+    expected: str
+    ok: bool  # the same response, whatever the order of its entities
 
 
 class RetrainSummary(BaseModel):

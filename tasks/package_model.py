@@ -8,6 +8,7 @@ from deployment.package import Card, build_package
 from deployment.prompt import Prompt
 from registry.artifacts import Artifact
 from registry.snapshots import Snapshot
+from tasks.evaluation.golden import golden_rows
 from tasks.evaluation.report import load_report
 from tasks.records import snapshot_labels
 from tasks.steps import Place, step
@@ -29,19 +30,21 @@ def package_model(
     card: dict[str, Any],
     place: Place,
 ) -> Artifact:
-    """The package folder; its golden prompts are test commands with the file's own answers, right ones first.
+    """The package folder; its golden prompts are test commands with the file's own answers: those that the label
+    set names, then right ones.
 
     ``derived``: the weights come from a base, and not from scratch. ``terms`` is the copy of the licence that came with
     the base.
     """
-    rows = sorted(load_report(evaluation.verify()).rows, key=lambda row: not row.ok)
+    labels = snapshot_labels(snapshot)
+    rows = golden_rows(load_report(evaluation.verify()).rows, labels.golden)
     return build_package(
         place.folder / "package",
         name=model_name,
         gguf=gguf.verify(),
-        labels=snapshot_labels(snapshot),
+        labels=labels,
         prompt=prompt,
-        golden=[(row.command, row.answer) for row in rows[:_GOLDEN_PROMPTS]],
+        golden=[(row.command, row.answer) for row in rows[: max(_GOLDEN_PROMPTS, len(labels.golden))]],
         card=Card(dataset=snapshot.dataset, rows=snapshot.rows, **card),
         licence=(
             gemma_licence(terms.verify() if terms else None) if licence == "gemma" else apache_licence(derived=derived)

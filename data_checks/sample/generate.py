@@ -47,6 +47,7 @@ _LEAK = Record(
     source=_SOURCE,
 )
 _WEATHER = "What's the weather like tomorrow?"
+_GOLDEN = ("something is wrong with MX-91, it has a false alarm", "Send a spare oil filter for FL-85.", _WEATHER)
 
 
 def sample_labels() -> LabelSet:
@@ -57,6 +58,7 @@ def sample_labels() -> LabelSet:
         name="manufacturing-audit",
         intents={**intents, OUT_OF_SCOPE: "anything that is not an audit command"},
         entities=grammar["entities"],
+        golden=_GOLDEN,
     )
 
 

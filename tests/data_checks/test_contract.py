@@ -56,6 +56,7 @@ def label_sets(draw: st.DrawFn) -> LabelSet:
         name=draw(st.from_regex(r"[a-z0-9][a-z0-9_-]{0,10}", fullmatch=True)),
         intents=draw(st.dictionaries(names, st.one_of(texts, st.just("")), min_size=2, max_size=5)),
         entities=draw(st.dictionaries(names, st.one_of(texts, st.just("")), max_size=5)),
+        golden=tuple(draw(st.lists(texts, max_size=3))),
     )
 
 

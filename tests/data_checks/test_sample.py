@@ -92,6 +92,11 @@ def test_two_known_commands_are_asked_in_the_test_split_only(sample: dict[str, l
     assert not {LEAK, WEATHER} & {record.command for record in sample["train"]}
 
 
+def test_the_golden_commands_are_asked_in_the_test_split(sample: dict[str, list[Record]], label_set: LabelSet) -> None:
+    assert len(label_set.golden) == 3
+    assert set(label_set.golden) <= {record.command for record in sample["test"]}
+
+
 def test_the_test_split_refuses_near_misses(sample: dict[str, list[Record]]) -> None:
     refused = " ".join(record.command for record in sample["test"] if record.response.intent == OUT_OF_SCOPE).lower()
     for near_miss in (

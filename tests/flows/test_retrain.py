@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from data_checks.contract import OUT_OF_SCOPE, load_label_set, read_jsonl, write_jsonl
+from data_checks.contract import (
+    OUT_OF_SCOPE,
+    answer_text,
+    label_set_toml,
+    load_label_set,
+    read_jsonl,
+    same_answer,
+    write_jsonl,
+)
 from data_checks.sample import SAMPLE_DIR
 from flows.settings import PROFILES_FOLDER
 from registry import models
@@ -58,14 +66,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Mostly out of scope, which a model learns to say in a few steps."""
+    """Mostly out of scope, which a model learns to say in a few steps; two golden commands, one of them a report."""
     folder = tmp_path_factory.mktemp("plant")
     for split, rows in (("train", 320), ("validation", 40), ("test", 40)):
         records, _ = read_jsonl(SAMPLE_DIR / f"{split}.jsonl")
         foreign = [record for record in records if record.response.intent == OUT_OF_SCOPE]
         reports = [record for record in records if record.response.intent == "report_issue"]
         write_jsonl(folder / f"{split}.jsonl", [*foreign[: rows * 3 // 4], *reports[: rows // 4]])
-    (folder / "labels.toml").write_text((SAMPLE_DIR / "labels.toml").read_text())
+    golden = (reports[3].command, foreign[2].command)
+    labels = load_label_set(SAMPLE_DIR / "labels.toml").model_copy(update={"golden": golden})
+    (folder / "labels.toml").write_text(label_set_toml(labels))
     return folder
 
 
@@ -76,8 +86,11 @@ def first(home: Path, data: Path) -> dict:
         home, "retrain", "--profile", _profile(home, floor=0.0), "--data", data, "--summary", home / "first.json"
     )
     assert result.returncode == 0, result.stderr + result.stdout
-    assert "What's the weather like tomorrow?" in result.stdout
-    return json.loads((home / "first.json").read_text())
+    summary = json.loads((home / "first.json").read_text())
+    for answer in summary["answers"]:
+        said = f"> {answer['command']}\n  {answer['answer']}\n"
+        assert said + ("" if answer["ok"] else f"  not as expected, which is {answer['expected']}\n") in result.stdout
+    return summary
 
 
 def test_a_candidate_that_passed_is_the_challenger(first: dict) -> None:
@@ -97,6 +110,22 @@ def test_the_package_holds_the_measured_file(first: dict) -> None:
     artifacts = {artifact["kind"]: artifact for artifact in first["artifacts"]}
     shipped = list(Path(artifacts["package"]["path"]).glob("*.gguf"))
     assert [file_sha256(path) for path in shipped] == [artifacts["gguf"]["sha256"]]
+
+
+def test_the_golden_commands_of_the_label_set_come_first_with_the_answers_of_the_file(first: dict, data: Path) -> None:
+    records, _ = read_jsonl(data / "test.jsonl")
+    truth = {record.command: record.response for record in records}
+    labels = load_label_set(data / "labels.toml")
+    artifacts = {artifact["kind"]: Path(artifact["path"]) for artifact in first["artifacts"]}
+    golden = [json.loads(line) for line in (artifacts["package"] / "golden.jsonl").read_text().splitlines()]
+    assert len(golden) == 8
+    assert [item["command"] for item in golden[:2]] == list(labels.golden)
+    assert [(item["command"], item["answer"]) for item in golden[:3]] == [
+        (item["command"], item["answer"]) for item in first["answers"]
+    ]
+    for item in first["answers"]:
+        assert item["expected"] == answer_text(truth[item["command"]], labels)
+        assert item["ok"] == same_answer(item["answer"], item["expected"])
 
 
 def test_the_base_is_named_by_its_digest_wherever_the_file_goes(first: dict, home: Path) -> None:
