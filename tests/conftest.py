@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Before any library is imported: most read their environment once.
 _HOME = Path(tempfile.mkdtemp(prefix="gemmill-tests-"))
@@ -23,6 +23,7 @@ os.environ |= {
     "HF_HOME": str(_HOME / "huggingface"),
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",  # torch takes it over; two threads on a busy machine are slower than one
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",  # of the server that a flow starts for itself
 }
 
 (_HOME / "prefect").mkdir()  # the server does not make it
@@ -31,7 +32,9 @@ import flows  # noqa: E402, F401  turns off the usage reports of the libraries
 from data_checks.contract import LabelSet, Record, load_label_set, read_jsonl  # noqa: E402
 from data_checks.sample import SAMPLE_DIR  # noqa: E402
 
-settings.register_profile("gemmill", deadline=None)  # a busy machine is no failure
+# A busy machine is no failure. The second profile is that of make test-all.
+settings.register_profile("gemmill", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
+settings.register_profile("thorough", settings.get_profile("gemmill"), max_examples=300)
 settings.load_profile("gemmill")
 
 _RECORDS = 48
@@ -70,9 +73,10 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, records: list[Recor
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """Prefect with a server and a database of its own, one for all tests: it takes 10 seconds to start."""
+def prefect_server() -> Iterator[str]:
+    """The address of a Prefect server with a database of its own, one for all tests: it takes 10 seconds to start."""
+    from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=240):
-        yield
+        yield str(PREFECT_API_URL.value())

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -33,7 +33,6 @@ LABELS = LabelSet(
 )
 SOUND_LINE = '{"command": "SG-402 leaks", "response": {"intent": "report_issue", "entities": {"asset_id": "SG-402"}}}'
 
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 # Text that UTF-8 can hold; "Cs" are the lone surrogates.
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -61,7 +60,6 @@ def label_sets(draw: st.DrawFn) -> LabelSet:
 
 
 @given(allowed_responses())
-@relaxed
 def test_the_answer_of_a_response_reads_back_with_the_same_entity_values(response: Response) -> None:
     answer = parse_answer(answer_text(response, LABELS))
     assert answer is not None
@@ -70,7 +68,6 @@ def test_the_answer_of_a_response_reads_back_with_the_same_entity_values(respons
 
 
 @given(allowed_responses())
-@relaxed
 def test_the_schema_allows_every_answer_that_the_label_set_allows(response: Response) -> None:
     assert not LABELS.problems(response)
     assert Draft202012Validator(response_schema(LABELS)).is_valid(json.loads(answer_text(response, LABELS)))
@@ -132,7 +129,6 @@ def test_text_that_is_no_answer_parses_to_none() -> None:
 
 
 @given(label_sets())
-@relaxed
 def test_a_label_set_survives_toml(labels: LabelSet) -> None:
     assert parse_label_set(label_set_toml(labels), "text") == labels
 
@@ -169,7 +165,6 @@ def test_a_broken_label_set_names_every_fault(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.one_of(st.binary(max_size=80), texts.map(str.encode), st.just(SOUND_LINE.encode())), max_size=6))
-@relaxed
 def test_any_bytes_give_records_and_problems_and_never_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:
@@ -200,7 +195,6 @@ json_values = st.recursive(
         },
     )
 )
-@relaxed
 def test_any_json_object_is_a_record_or_a_problem(
     tmp_path_factory: pytest.TempPathFactory, line: dict[str, object]
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.audit_rows import Offer, normalised_command, record_digest, sort_out
@@ -13,7 +13,6 @@ from registry.audit_store import AuditStore
 from registry.errors import ServiceUnavailable, UsageError
 
 LABELS = 'name = "plant"\n'
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 
 def row(
@@ -208,7 +207,6 @@ offers = st.builds(
 
 
 @given(st.lists(offers, max_size=12))
-@relaxed
 def test_sorted_offers_keep_every_command_in_one_split_with_one_answer(batch: list[Offer]) -> None:
     found = sort_out(batch, [])
     assert len(batch) == len(found.new) + found.known + len(found.conflicts)

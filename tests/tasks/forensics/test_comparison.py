@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gemma_shaped import OUTLIER
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from training_samples import make_recipe, run_fit, weights_in
@@ -128,7 +128,6 @@ def test_any_tensor_that_is_not_finite_does_not_pass():
     assert comparison.finding() == "NaN or infinity in 1 tensors, n first"
 
 
-@settings(deadline=None)
 @given(
     baseline=st.lists(st.floats(-2000, 2000), min_size=1, max_size=40),
     data=st.data(),

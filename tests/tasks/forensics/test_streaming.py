@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -19,7 +19,6 @@ def in_chunks(values: np.ndarray, size: int):
     return lambda: (np.ascontiguousarray(values[i : i + size]) for i in range(0, len(values), size))
 
 
-@settings(deadline=None)
 @given(values=FLOATS, size=st.integers(1, 100))
 def test_quantiles_and_maximum_are_exact_whatever_the_values_and_the_chunks(values, size):
     summary = summarise(in_chunks(values, size))

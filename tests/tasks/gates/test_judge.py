@@ -4,7 +4,7 @@ import math
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from rich.console import Console
@@ -197,7 +197,6 @@ def test_the_error_counts_what_it_does_not_name():
         verdict(candidate={}).require()
 
 
-@settings(deadline=None)
 @given(
     candidate=st.dictionaries(st.sampled_from(METRICS), st.one_of(st.none(), st.floats())),
     champion=st.one_of(st.none(), st.dictionaries(st.sampled_from(METRICS), st.one_of(st.none(), st.floats()))),
