@@ -75,7 +75,7 @@ def deploy_version(model_name: str, alias: str, devices: Sequence[str] = (), hom
     the others. Raises GateBlocked for a version whose gates did not pass, whoever moved the alias there, and
     DevicesFailed, after all were tried, where a device was not switched over.
     """
-    located = Home.locate(home)
+    located = Home.locate(home).made()
     models.connect(located.path)
     models.note_promotion_by_hand(model_name)
     version = models.resolve(model_name, alias)

@@ -37,7 +37,7 @@ def ingest(
 
     Raises DataRefused where a line is not sound, and stores nothing then.
     """
-    with AuditStore(Home.locate(home).database_url) as store:
+    with AuditStore(Home.locate(home).made().database_url) as store:
         try:
             report = ingest_paths(store, paths, dataset=dataset, labels=labels)
         except LinesRefused as refused:
@@ -56,7 +56,7 @@ def ingest(
 
 def due(dataset: str | None = None, home: Path | None = None, profile: str = "tiny") -> Due:
     """Whether retraining on ``dataset`` is due; without a name, on the only dataset of the audit store."""
-    with AuditStore(Home.locate(home).database_url) as store:
+    with AuditStore(Home.locate(home).made().database_url) as store:
         return store.due(only_dataset(store, dataset), load_profile(profile).retraining.minimum_rows)
 
 

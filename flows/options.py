@@ -22,7 +22,7 @@ def locate_home(home: Path | None) -> Path:
     from registry.artifacts import require_writable
     from registry.home import Home
 
-    located = Home.locate(home)
+    located = Home.locate(home).made()
     if not {"PREFECT_API_URL", "PREFECT_HOME"} & os.environ.keys():
         require_writable(located.prefect / "prefect.db")  # makes the folder, which Prefect's server does not
         os.environ["PREFECT_HOME"] = str(located.prefect)

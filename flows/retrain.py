@@ -91,7 +91,7 @@ def retrain(
         UsageError: ``labels`` without ``data``, a profile that cannot be used, or one whose ``texts`` are missing.
         CandidateBlocked: a gate failed; the candidate is registered with its verdict, without the alias challenger.
     """
-    settings, place = load_profile(profile), Home.locate(home)
+    settings, place = load_profile(profile), Home.locate(home).made()
     if summary:
         require_writable(summary)
     settings.require_texts(texts)

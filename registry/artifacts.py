@@ -1,6 +1,7 @@
 """An artifact is a path with its digest; this is what travels between steps.
 
 Files are written under a temporary name, flushed to disk and renamed, so a path holds the whole thing or nothing.
+What is written can be read by whom the folder around it lets in, nobody else: a private home keeps its texts private.
 """
 
 import errno
@@ -19,6 +20,8 @@ from registry.errors import UsageError
 
 CHECKSUMS = "SHA256SUMS"
 _CHUNK = 1 << 20
+_UMASK = os.umask(0o077)  # it can only be read by setting it
+os.umask(_UMASK)
 _ON_WINDOWS = os.name == "nt"  # which flushes only what was opened for writing
 _SEEKING = threading.Lock()
 
@@ -137,11 +140,22 @@ def require_writable(path: Path) -> None:
 
 def _make_parent(path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; name another place.") from error
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path} cannot be written: {path.parent} is read-only; name another place.")
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(_mode(folder, 0o777))
+
+
+def _mode(path: Path, widest: int) -> int:
+    return widest & ~_UMASK & path.parent.stat().st_mode
 
 
 @contextmanager
@@ -164,7 +178,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
-    temporary.chmod(0o644)  # mkstemp's 0600 would follow the file to its final name
+    temporary.chmod(_mode(path, 0o666))  # mkstemp's 0600 would follow the file to its final name
     try:
         with _full_disk_explained(path):
             yield temporary
@@ -190,7 +204,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                 _fsync(file)
         if path.exists():
             shutil.rmtree(path)
-        temporary.chmod(0o755)
+        temporary.chmod(_mode(path, 0o777))
         temporary.replace(path)
         _fsync(path.parent)
     finally:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -105,6 +106,8 @@ def _prepare_sqlite(engine: sa.Engine, file: str | None) -> None:
     Without the early lock two processes that both read first and write later could not both finish.
     """
     if file and file != ":memory:":
+        if file.startswith("file:"):
+            file = unquote(file.removeprefix("file:").partition("?")[0])
         try:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -3,11 +3,16 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+from registry.artifacts import require_writable
+from registry.errors import UsageError
+from registry.urls import sqlite_url
 
 
 @dataclass(frozen=True, kw_only=True)
 class Home:
-    """Where state lives. Nothing is made here; each folder is made by what first writes there."""
+    """Where state lives. Each folder below is made by what first writes there."""
 
     path: Path
 
@@ -16,10 +21,23 @@ class Home:
         """``--home``, else GEMMILL_HOME, else ``.gemmill`` in the working folder."""
         return cls(path=(path or Path(os.environ.get("GEMMILL_HOME", ".gemmill"))).absolute())
 
+    def made(self) -> Self:
+        """The home with its folder, made for its owner alone: audit texts lie in it. One that exists stays as it is.
+
+        Raises UsageError where it cannot be made.
+        """
+        if not self.path.is_dir():
+            require_writable(self.path)
+            try:
+                self.path.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"home {self.path} cannot be made: {error.strerror}; name another place.") from error
+        return self
+
     @property
     def database_url(self) -> str:
         """The audit store: GEMMILL_DATABASE_URL, else a file of the home."""
-        return os.environ.get("GEMMILL_DATABASE_URL", f"sqlite:///{self.path / 'audit.db'}")
+        return os.environ.get("GEMMILL_DATABASE_URL") or sqlite_url(self.path / "audit.db")
 
     @property
     def snapshots(self) -> Path:

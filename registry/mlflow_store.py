@@ -16,6 +16,7 @@ import httpx
 from registry.artifacts import require_writable
 from registry.errors import ServiceUnavailable, UsageError
 from registry.home import Home
+from registry.urls import sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,7 +56,7 @@ def connect(home: Path, tracking_uri: str | None = None) -> str:
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     located = Home(path=home.resolve())
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{located.mlflow_database}"
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(located.mlflow_database)
     is_server = uri.startswith(("http://", "https://"))
     if is_server:
         _require_answer(uri)

@@ -1,6 +1,7 @@
-"""Addresses as people may see them: without their passwords."""
+"""Addresses: as people may see them, without their passwords, and that of a database file."""
 
 import re
+from pathlib import Path
 
 _HIDDEN = "***"
 # Greedy up to the last @, since a password may hold one itself. Databases take a slash in a password, web servers not.
@@ -32,3 +33,11 @@ def masked(text: str) -> str:
 
 def _user(name: str | None) -> str:
     return "" if name is None else f"{name}:"
+
+
+def sqlite_url(file: Path) -> str:
+    """SQLAlchemy's URL of a database file; a path with a question mark is written as SQLite's own URI."""
+    if "?" not in str(file):
+        return f"sqlite:///{file}"
+    # with the driver's name, or MLflow makes folders called file: for it
+    return f"sqlite+pysqlite:///{file.absolute().as_uri().replace('file://', 'file:', 1)}?uri=true"

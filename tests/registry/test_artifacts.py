@@ -73,7 +73,18 @@ def test_a_whole_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "folder") as folder:
         (folder / "new").write_text("")
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
-    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(("around", "file", "folder"), [(0o700, 0o600, 0o700), (0o755, 0o644, 0o755)])
+def test_what_is_written_is_read_by_whom_the_folder_around_it_lets_in(
+    around: int, file: int, folder: int, tmp_path: Path
+) -> None:
+    tmp_path.chmod(around)
+    write_text(tmp_path / "new" / "deep" / "file", "")
+    with atomic_directory(tmp_path / "new" / "folder") as temporary:
+        (temporary / "x").write_text("")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.name != "x"}
+    assert modes == {"new": folder, "deep": folder, "file": file, "folder": folder}
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
