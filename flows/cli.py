@@ -4,29 +4,47 @@ Exit codes: 0 done, 2 bad usage or configuration, 3 a gate blocked the candidate
 refused, 5 a service is out of reach.
 """
 
+import json
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows import model_commands
-from flows.options import HomeOption, LabelsOption, RetrainingProfileOption, SummaryOption, locate_home
+from flows.options import (
+    HomeOption,
+    JsonOption,
+    LabelsOption,
+    RetrainingProfileOption,
+    SummaryOption,
+    locate_home,
+    require_all_writable,
+)
 from registry.errors import GemmillError
 
 app = typer.Typer(
     help="Turns manufacturing audit data into a small Gemma 3 model that answers audit commands with strict JSON.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(model_commands.app)
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gemmill {metadata.version('gemmill')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _prepare(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries say.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and end.")
+    ] = False,
 ) -> None:
     from flows.console import set_up_logging
 
@@ -34,7 +52,7 @@ def _prepare(
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="Audit files (.jsonl) or folders of them.")],
     dataset: Annotated[str | None, typer.Option(help="Dataset to add to; else the label set's name.")] = None,
@@ -55,9 +73,9 @@ def ingest(
     console.print(flow.ingest_table(report))
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def due(
-    dataset: Annotated[str | None, typer.Option(help="Dataset; else the only one of the audit store.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset; else each of the audit store.")] = None,
     profile: RetrainingProfileOption = "tiny",
     home: HomeOption = None,
     summary: SummaryOption = None,
@@ -70,13 +88,17 @@ def due(
 
     found = is_due(dataset, place, profile)
     if summary:
-        write_text(summary, found.model_dump_json(indent=2) + "\n")
-    verdict = "Retraining is due" if found.due else "Retraining is not due"
-    since = f"since snapshot {found.since_snapshot}" if found.since_snapshot else "and none was trained on yet"
-    console.print(f"{verdict}: {found.new_rows:,} new rows {since}; {found.minimum_rows:,} make it due.")
+        told = {name: verdict.model_dump() for name, verdict in found.items()}
+        write_text(summary, json.dumps(told if len(told) > 1 else next(iter(told.values())), indent=2) + "\n")
+    for name, verdict in found.items():
+        since = f"since snapshot {verdict.since_snapshot}" if verdict.since_snapshot else "and none was trained on yet"
+        console.print(
+            f"Retraining on {name} is {'due' if verdict.due else 'not due'}: {verdict.new_rows:,} new rows {since}; "
+            f"{verdict.minimum_rows:,} make it due."
+        )
 
 
-@app.command()
+@app.command(rich_help_panel="Training")
 def retrain(
     profile: Annotated[str, typer.Option(help="A shipped profile's name, or the path of a TOML file.")] = "tiny",
     data: Annotated[
@@ -111,7 +133,26 @@ def retrain(
     print_retrain(result, home)
 
 
-@app.command()
+@app.command(rich_help_panel="Versions and devices")
+def versions(
+    model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
+    home: HomeOption = None,
+    json_path: JsonOption = None,
+) -> None:
+    """List the versions of the registered model: aliases, verdict, figures, data."""
+    require_all_writable(json_path)
+    from flows.console import console, version_table
+    from registry import models
+    from registry.artifacts import write_text
+
+    models.connect(locate_home(home))
+    found = models.versions(model_name)
+    if json_path:
+        write_text(json_path, json.dumps([version.model_dump() for version in found], indent=2) + "\n")
+    console.print(version_table(model_name, found))
+
+
+@app.command(rich_help_panel="Versions and devices")
 def promote(
     version: Annotated[int, typer.Argument(help="Version of the registered model.")],
     model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
@@ -125,7 +166,7 @@ def promote(
     _report_version(models.promote(model_name, version), summary)
 
 
-@app.command()
+@app.command(rich_help_panel="Versions and devices")
 def rollback(
     model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
     home: HomeOption = None,
@@ -138,7 +179,7 @@ def rollback(
     _report_version(models.rollback(model_name), summary)
 
 
-@app.command()
+@app.command(rich_help_panel="Versions and devices")
 def deploy(
     alias: Annotated[str, typer.Option(help="Alias or number of the version.")] = "champion",
     device: Annotated[list[str] | None, typer.Option(help="Ollama to deploy to; else OLLAMA_HOST.")] = None,

@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from registry.urls import masked
 if TYPE_CHECKING:
     from flows.deploy import DeployReport
     from flows.summary import RetrainSummary
+    from registry.models import RegisteredVersion
     from tasks.evaluation.metrics import Metrics
     from tasks.gguf_export.writer import ExportPlan
     from tasks.vocabulary.pruning import PruneReport
@@ -113,6 +114,27 @@ def vocabulary_table(report: "PruneReport") -> Group:
         table,
         *map(escape, lines),
     )
+
+
+def version_table(model_name: str, versions: Sequence["RegisteredVersion"]) -> Table:
+    """The versions of a model, newest first."""
+    from tasks.reports.page import percent
+
+    table = Table(title=model_name)
+    for column in ("version", "aliases", "gates", "exact match", "entity F1", "profile", "snapshot"):
+        table.add_column(column, justify="right" if column in ("version", "exact match", "entity F1") else "left")
+    for version in versions:
+        exact, f1 = (version.metrics.get(name) for name in ("exact_match", "entity_f1"))
+        table.add_row(
+            str(version.version),
+            ", ".join(version.aliases),
+            "[green]passed[/]" if version.passed else f"[red]{escape(version.tags.get('gates', 'no verdict'))}[/]",
+            percent(exact),
+            percent(f1),
+            version.tags.get("profile", "–"),
+            version.tags.get("snapshot_sha256", "–")[:12],
+        )
+    return table
 
 
 def device_table(report: "DeployReport") -> Table:

@@ -54,24 +54,19 @@ def ingest(
     return report
 
 
-def due(dataset: str | None = None, home: Path | None = None, profile: str = "tiny") -> Due:
-    """Whether retraining on ``dataset`` is due; without a name, on the only dataset of the audit store."""
+def due(dataset: str | None = None, home: Path | None = None, profile: str = "tiny") -> dict[str, Due]:
+    """Whether retraining is due, by dataset: on ``dataset``, without a name on each of the audit store.
+
+    Raises UsageError where there is none.
+    """
+    minimum_rows = load_profile(profile).retraining.minimum_rows
     with AuditStore(Home.locate(home).made().database_url) as store:
-        return store.due(only_dataset(store, dataset), load_profile(profile).retraining.minimum_rows)
-
-
-def only_dataset(store: AuditStore, dataset: str | None) -> str:
-    """``dataset``, or the one that the store holds. Raises UsageError where that is not one, or not there."""
-    known = store.datasets()
-    if dataset in known:
-        return dataset
-    if not known:
-        raise UsageError("the audit store is empty; ingest audit data first.")
-    if dataset is not None:
-        raise UsageError(f"dataset {dataset!r} is not in the audit store; it holds {', '.join(known)}.")
-    if len(known) > 1:
-        raise UsageError(f"the audit store holds {', '.join(known)}; name the dataset with --dataset.")
-    return known[0]
+        known = store.datasets()
+        if not known:
+            raise UsageError("the audit store is empty; ingest audit data first.")
+        if dataset is not None and dataset not in known:
+            raise UsageError(f"dataset {dataset!r} is not in the audit store; it holds {', '.join(known)}.")
+        return {name: store.due(name, minimum_rows) for name in ([dataset] if dataset else known)}
 
 
 def ingest_paths(

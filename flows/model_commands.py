@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel="Models")
 def inspect(
     model: Annotated[str, typer.Argument(help="HF folder or hub id, adapter folder, or .gguf file.")],
     baseline: Annotated[str | None, typer.Option(help="Model to compare with, such as the base.")] = None,
@@ -55,7 +55,7 @@ def inspect(
         console.print(compare_outliers(statistics, other).finding() + ".")
 
 
-@app.command(name="repair-norms")
+@app.command(rich_help_panel="Models", name="repair-norms")
 def repair_norms(
     model: Annotated[Path, typer.Argument(help="Hugging Face folder of a Gemma 3 text model.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -76,7 +76,7 @@ def repair_norms(
     )
 
 
-@app.command()
+@app.command(rich_help_panel="Models")
 def convert(
     model: Annotated[Path, typer.Argument(help="Hugging Face folder of a model or a LoRA adapter, or a .gguf file.")],
     out: Annotated[Path, typer.Argument(help="GGUF file to write.")],
@@ -186,7 +186,7 @@ def _convert_auto(
         found.require()
 
 
-@app.command(name="prune-vocab")
+@app.command(rich_help_panel="Models", name="prune-vocab")
 def prune_vocab(
     model: Annotated[str, typer.Argument(help="Hugging Face folder or hub id, before its training or after.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
@@ -231,7 +231,7 @@ def prune_vocab(
     console.print(vocabulary_table(report))
 
 
-@app.command(name="import")
+@app.command(rich_help_panel="Models", name="import")
 def import_(
     gguf: Annotated[Path, typer.Argument(help="GGUF file of a model.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything.")],
@@ -244,7 +244,7 @@ def import_(
     console.print(f"{out}: config, tokenizer and float32 weights of {gguf.name}")
 
 
-@app.command()
+@app.command(rich_help_panel="Models")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder, .gguf, ollama:NAME, models:/NAME@ALIAS, http://HOST")],
     data: DataOption,
@@ -266,7 +266,7 @@ def evaluate(
     console.print(metric_table({report.model: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
 
 
-@app.command()
+@app.command(rich_help_panel="Models")
 def compare(
     a: Annotated[str, typer.Argument(help="A model, as evaluate takes it.")],
     b: Annotated[str, typer.Argument(help="Another model.")],

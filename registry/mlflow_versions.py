@@ -57,6 +57,16 @@ def resolve(model_name: str, alias_or_version: str | int) -> RegisteredVersion:
     return found
 
 
+@store_errors()
+def versions(model_name: str) -> list[RegisteredVersion]:
+    """Every version of the model, newest first. Raises UsageError where there is no such model."""
+    client = connection().client
+    if not client.search_registered_models(f"name = '{model_name}'", max_results=1):
+        raise UsageError(f"{model_name} has no version yet; gemmill retrain registers one.")
+    found = client.search_model_versions(f"name = '{model_name}'", order_by=["version_number DESC"])
+    return [_version(model_name, str(version.version)) for version in found]
+
+
 def exists(model_name: str, number: str) -> bool:
     """Whether the model has this version; a person can delete one in the MLflow UI."""
     wanted = f"name = '{model_name}' and version_number = {int(number)}"

@@ -20,6 +20,7 @@ from registry.mlflow_versions import (
     exists,
     find,
     resolve,
+    versions,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "retrain_run",
     "rollback",
     "stage_run",
+    "versions",
 ]
 
 PREVIOUS_CHAMPION = "previous_champion"

@@ -7,6 +7,7 @@ a Prefect flow logs otherwise.
 import json
 import shutil
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -300,9 +301,14 @@ def test_ingest_stores_the_records_that_make_retraining_due(data: Path, prefect_
     }
     ran = gemmill_process(home, "due", "--profile", profile, "--summary", due)
     assert ran.code == 0, ran
-    assert ran.out.startswith("Retraining is due: 4 new rows")
+    assert ran.out.startswith("Retraining on manufacturing-audit is due: 4 new rows")
     counts = {"new_rows": _ROWS, "minimum_rows": _ROWS}
     assert json.loads(due.read_text()) == {"due": True, **counts, "since_snapshot": None}
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    ran = gemmill_process(tmp_path, "--version")
+    assert (ran.code, ran.out.strip()) == (0, f"gemmill {metadata.version('gemmill')}")
 
 
 def test_ingest_stores_nothing_of_what_it_refuses(bad_data: Path, prefect_url: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from data_checks.contract import LabelSet, Record, Response, label_set_toml, write_jsonl
 from data_checks.quarantine import LinesRefused
-from flows.ingest import RETRAINING_DUE, due, ingest, ingest_paths, ingest_table, only_dataset
+from flows.ingest import RETRAINING_DUE, due, ingest, ingest_paths, ingest_table
 from flows.settings import PROFILES_FOLDER
 from registry.audit_store import AuditStore
 from registry.errors import UsageError
@@ -94,17 +94,22 @@ def test_a_label_set_may_grow_but_must_fit_what_is_stored(tmp_path: Path, store:
     assert len(store.rows("plant")) == 2
 
 
-def test_an_empty_store_and_an_unclear_dataset_are_usage_errors(tmp_path: Path, store: AuditStore) -> None:
+def test_an_empty_store_and_an_unknown_dataset_are_usage_errors(tmp_path: Path, store: AuditStore) -> None:
+    home = tmp_path / "home"
     with pytest.raises(UsageError, match="is empty; ingest"):
-        only_dataset(store, None)
+        due(None, home)
     ingest_paths(store, [write(tmp_path / "a.jsonl", record("SG-1 leaks"))])
-    assert only_dataset(store, None) == "a"
     with pytest.raises(UsageError, match="'c' is not in the audit store; it holds a"):
-        only_dataset(store, "c")
-    ingest_paths(store, [write(tmp_path / "b.jsonl", record("SG-1 leaks"))])
-    with pytest.raises(UsageError, match="holds a, b; name the dataset"):
-        only_dataset(store, None)
-    assert only_dataset(store, "b") == "b"
+        due("c", home)
+
+
+def test_each_dataset_has_a_verdict_of_its_own(tmp_path: Path, store: AuditStore) -> None:
+    ingest_paths(store, [write(tmp_path / "a.jsonl", record("SG-1 leaks"))])
+    ingest_paths(store, [write(tmp_path / "b.jsonl", record("SG-1 leaks"), record("SG-2 leaks"))])
+    profile = _profile(tmp_path, 2)
+    found = due(None, tmp_path / "home", profile=profile)
+    assert {name: verdict.due for name, verdict in found.items()} == {"a": False, "b": True}
+    assert due("b", tmp_path / "home", profile=profile) == {"b": found["b"]}
 
 
 def test_the_table_shows_figures_and_conflicts(tmp_path: Path, store: AuditStore) -> None:
@@ -145,7 +150,7 @@ def test_the_flow_stores_shows_what_it_did_and_says_when_retraining_is_due(
     assert ingest([file], home=tmp_path / "home", profile=_profile(tmp_path, 2)).new == 0
     assert [(event["event"], event["payload"]["dataset"]) for event in events] == [(RETRAINING_DUE, "a")]
     assert table_of("ingested")[0]["known"] == 2
-    found = due("a", tmp_path / "home", profile=_profile(tmp_path, 2))
+    found = due("a", tmp_path / "home", profile=_profile(tmp_path, 2))["a"]
     assert (found.due, found.new_rows) == (True, 2)
 
 

@@ -12,6 +12,14 @@ from registry.errors import GateBlocked, UsageError
 from registry.mlflow_store import connection
 
 
+def test_versions_are_listed_newest_first(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="has no version yet; gemmill retrain registers one"):
+        models.versions(name)
+    first, second = register(tmp_path, name, "one", verdict=False), register(tmp_path, name, "two")
+    assert models.versions(name) == [models.resolve(name, version.version) for version in (second, first)]
+    assert [version.passed for version in models.versions(name)] == [True, False]
+
+
 def test_a_version_carries_its_card_its_metrics_and_its_digests(name: str, tmp_path: Path) -> None:
     version = register(tmp_path, name, "one")
     assert (version.name, version.version, version.aliases, version.passed) == (
