@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from registry.artifacts import write_text
 from registry.errors import UsageError
+from registry.names import name_fault
 
 OUT_OF_SCOPE = "out_of_scope"
 MAX_COMMAND = 2000  # characters; a longer text is a document, not a command
@@ -82,12 +83,19 @@ class LabelSet(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    name: str
     intents: dict[str, str] = Field(description="intent -> what it means")
     entities: dict[str, str] = Field(description="entity type -> what it means")
     golden: tuple[str, ...] = Field(
         default=(), description="commands of the test split that every device is asked first"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _name_names_a_dataset(cls, name: str) -> str:
+        if fault := name_fault(name):
+            raise ValueError(fault)
+        return name
 
     @field_validator("intents")
     @classmethod

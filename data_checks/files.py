@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from data_checks.contract import LabelSet, Problem, Record, infer_label_set, loa
 from data_checks.quarantine import LinesRefused
 from registry.audit_rows import SPLITS, normalised_command
 from registry.errors import DataRefused, UsageError
+from registry.names import usable_name
 
 logger = logging.getLogger(__name__)
 _LABELS = "labels.toml"
@@ -63,7 +63,7 @@ def dataset_name(paths: Sequence[Path], labels: LabelSet | None) -> str:
     """
     if labels:
         return labels.name
-    names = {_slug(_title(path.absolute())) for path in paths}
+    names = {usable_name(_title(path.absolute())) for path in paths}
     if len(names) > 1:
         raise UsageError(f"the paths would be datasets {', '.join(sorted(names))}; name the one with --dataset.")
     return names.pop()
@@ -73,10 +73,6 @@ def _title(path: Path) -> str:
     if path.is_dir():
         return path.name
     return path.parent.name if path.stem in SPLITS else path.stem
-
-
-def _slug(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "dataset"
 
 
 def read_records(files: Sequence[Path], labels: LabelSet | None) -> list[SplitRecord]:

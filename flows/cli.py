@@ -15,11 +15,15 @@ import typer
 
 from flows import model_commands
 from flows.options import (
+    AliasOption,
+    DatasetOption,
     HomeOption,
     JsonOption,
     LabelsOption,
+    ModelNameOption,
     RetrainingProfileOption,
     SummaryOption,
+    VersionArgument,
     locate_home,
     require_all_writable,
 )
@@ -55,7 +59,7 @@ def _prepare(
 @app.command(rich_help_panel="Data")
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="Audit files (.jsonl) or folders of them.")],
-    dataset: Annotated[str | None, typer.Option(help="Dataset to add to; else the label set's name.")] = None,
+    dataset: DatasetOption = None,
     labels: LabelsOption = None,
     profile: RetrainingProfileOption = "tiny",
     home: HomeOption = None,
@@ -75,7 +79,7 @@ def ingest(
 
 @app.command(rich_help_panel="Data")
 def due(
-    dataset: Annotated[str | None, typer.Option(help="Dataset; else each of the audit store.")] = None,
+    dataset: DatasetOption = None,
     profile: RetrainingProfileOption = "tiny",
     home: HomeOption = None,
     summary: SummaryOption = None,
@@ -105,9 +109,7 @@ def retrain(
         Path | None, typer.Option(help="Audit files to ingest first; else the shipped synthetic sample.")
     ] = None,
     labels: LabelsOption = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Dataset to train on; without --data as it stands in the store.")
-    ] = None,
+    dataset: DatasetOption = None,
     texts: Annotated[
         list[Path] | None, typer.Option(help="Unlabelled texts, if the profile reads them; may be repeated.")
     ] = None,
@@ -135,7 +137,7 @@ def retrain(
 
 @app.command(rich_help_panel="Versions and devices")
 def versions(
-    model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
+    model_name: ModelNameOption = "gemma3-manufacturing",
     home: HomeOption = None,
     json_path: JsonOption = None,
 ) -> None:
@@ -154,8 +156,8 @@ def versions(
 
 @app.command(rich_help_panel="Versions and devices")
 def promote(
-    version: Annotated[int, typer.Argument(help="Version of the registered model.")],
-    model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
+    version: VersionArgument,
+    model_name: ModelNameOption = "gemma3-manufacturing",
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:
@@ -168,7 +170,7 @@ def promote(
 
 @app.command(rich_help_panel="Versions and devices")
 def rollback(
-    model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
+    model_name: ModelNameOption = "gemma3-manufacturing",
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:
@@ -181,9 +183,9 @@ def rollback(
 
 @app.command(rich_help_panel="Versions and devices")
 def deploy(
-    alias: Annotated[str, typer.Option(help="Alias or number of the version.")] = "champion",
+    alias: AliasOption = "champion",
     device: Annotated[list[str] | None, typer.Option(help="Ollama to deploy to; else OLLAMA_HOST.")] = None,
-    model_name: Annotated[str, typer.Option(help="Registered model.")] = "gemma3-manufacturing",
+    model_name: ModelNameOption = "gemma3-manufacturing",
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:

@@ -18,6 +18,7 @@ from flows.settings import load_profile
 from registry.audit_store import AuditStore, Due, IngestReport
 from registry.errors import UsageError
 from registry.home import Home
+from registry.names import require_name
 
 RETRAINING_DUE = "gemmill.retraining.due"  # the event that starts the retrain deployment
 _CONFLICTS_SHOWN = 20
@@ -81,7 +82,7 @@ def ingest_paths(
     """
     files = find_files(paths)
     given = load_label_set(labels) if labels else labels_beside(files)
-    name = dataset or dataset_name(paths, given)
+    name = dataset_name(paths, given) if dataset is None else require_name(dataset, "dataset")
     stored = store.labels(name)
     label_set = given or (parse_label_set(stored, f"of dataset {name}") if stored else None)
     if label_set is None:

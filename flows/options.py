@@ -1,10 +1,25 @@
 """Options that several commands of ``gemmill`` share, and what they lead to."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def _require(kind: str) -> Callable[[str | None], str | None]:
+    """A callback that refuses what can be no ``kind`` before anything is loaded or started."""
+
+    def check(value: str | None) -> str | None:
+        from registry.names import require_alias, require_name
+
+        if value is not None:
+            require_alias(value) if kind == "alias" else require_name(value, kind)
+        return value
+
+    return check
+
 
 HomeOption = Annotated[Path | None, typer.Option(help="Where state lives; else GEMMILL_HOME, else .gemmill.")]
 SummaryOption = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
@@ -14,6 +29,16 @@ LabelsOption = Annotated[Path | None, typer.Option(help="Label set (TOML); else 
 DataOption = Annotated[Path, typer.Option("--data", help="Labelled records: .jsonl, or a folder with test.jsonl.")]
 InstructionOption = Annotated[str, typer.Option(help="Text before each command; a package brings its own.")]
 RetrainingProfileOption = Annotated[str, typer.Option(help="Profile that says how many new rows make retraining due.")]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Dataset; else as the audit files' label set is called; due: each of the audit store.",
+        callback=_require("dataset"),
+    ),
+]
+ModelNameOption = Annotated[str, typer.Option(help="Registered model.", callback=_require("model name"))]
+AliasOption = Annotated[str, typer.Option(help="Alias or number of the version.", callback=_require("alias"))]
+VersionArgument = Annotated[int, typer.Argument(min=1, help="Version of the registered model.")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
 
 

@@ -19,6 +19,7 @@ from registry.artifacts import Artifact, require_writable, write_text
 from registry.audit_store import AuditStore
 from registry.errors import GateBlocked, UsageError
 from registry.home import Home
+from registry.names import require_name
 from registry.snapshots import Snapshot
 from tasks.bases.resolve import AnyBase, licence_terms
 from tasks.bases.spec import ScratchBase, TeacherBase
@@ -333,8 +334,8 @@ def _dataset(place: Home, data: Path | None, labels: Path | None, dataset: str |
     """The dataset to train on, after ``data`` was ingested."""
     if labels and not data:
         raise UsageError(f"the label set {labels} is for audit files; name them with --data too.")
-    if dataset and not data:
-        return dataset
+    if dataset is not None and not data:
+        return require_name(dataset, "dataset")
     with AuditStore(place.database_url) as store:
         return ingest_paths(store, [data or SAMPLE_DIR], dataset=dataset, labels=labels).dataset
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployment.prompt import Prompt
 from deployment.turns import Turns
 from registry.errors import UsageError
+from registry.names import name_fault
 from tasks.bases.spec import StartingBase, StudentBase
 from tasks.cores import usable_cores
 from tasks.depth.recipe import DepthRecipe
@@ -70,7 +71,7 @@ class RetrainingSettings(_Settings):
 class Profile(_Settings):
     """Everything that a retraining is told. Profiles differ in values, never in code."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str
     description: str
     model_name: str
     licence: Literal["gemma", "apache-2.0"] = Field(description="of the weights: what travels with every artifact")
@@ -85,6 +86,13 @@ class Profile(_Settings):
     evaluation: EvaluationSettings
     gates: Thresholds
     retraining: RetrainingSettings
+
+    @field_validator("name", "model_name")
+    @classmethod
+    def _names_are_taken_everywhere(cls, name: str) -> str:
+        if fault := name_fault(name):
+            raise ValueError(fault)
+        return name
 
     @model_validator(mode="after")
     def _context_holds_a_record(self) -> Self:

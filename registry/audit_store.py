@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.audit_rows import SPLITS, Conflict, Offer, Stored, sort_out
 from registry.audit_tables import Database, batches, label_sets, records, snapshots
 from registry.errors import UsageError
+from registry.names import require_name
 
 _LOOKUP = 400  # commands in one query; SQLite's lowest limit is 999 variables
 
@@ -78,8 +79,10 @@ class AuditStore:
     ) -> IngestReport:
         """Add ``rows``, each a split with a record of the contract; ``labels`` (TOML) becomes the label set.
 
-        All of it is stored or nothing is. The same rows again change nothing.
+        All of it is stored or nothing is. The same rows again change nothing. Raises UsageError for a name that files
+        could not have.
         """
+        require_name(dataset, "dataset")
         offered = [Offer.of(split, record) for split, record in rows]
         with self._database.transaction(writes=True) as connection:
             _store_labels(connection, dataset, labels)

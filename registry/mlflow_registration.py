@@ -23,6 +23,7 @@ from registry.mlflow_versions import (
     aliases_of,
     resolve,
 )
+from registry.names import require_name
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
@@ -51,7 +52,7 @@ def register_version(
     gguf = [name for name in files if name.endswith(".gguf")]
     if len(gguf) != 1:
         raise UsageError(f"{package_dir} holds {len(gguf)} GGUF files; a package holds one.")
-    _ensure_model(model_name)
+    _ensure_model(require_name(model_name, "model name"))
     digests = {PACKAGE_TAG: package.sha256, GGUF_TAG: files[gguf[0]]}
     version = _registered(model_name, package.sha256)
     if version is None:

@@ -8,12 +8,14 @@ from pydantic import BaseModel, ConfigDict
 from registry.artifacts import Artifact, atomic_directory, verify_checksums
 from registry.errors import UsageError
 from registry.mlflow_store import connection, store_errors
+from registry.names import require_alias, require_name
 
 PASSED, BLOCKED = "passed", "blocked"
 VERDICT_TAG = "gate_verdict"
 PACKAGE_TAG = "package_sha256"
 GGUF_TAG = "gguf_sha256"
 PACKAGE_FOLDER = "package"
+_NO_VERSION = 1 << 31  # what no database column of MLflow's counts up to
 
 
 class RegisteredVersion(BaseModel):
@@ -44,7 +46,7 @@ def find(model_name: str, alias: str) -> RegisteredVersion | None:
 @store_errors()
 def resolve(model_name: str, alias_or_version: str | int) -> RegisteredVersion:
     """The version with this number or alias. Raises UsageError where there is none."""
-    wanted = str(alias_or_version)
+    wanted = require_alias(str(alias_or_version))
     if wanted.isdecimal():
         if exists(model_name, wanted):
             return _version(model_name, wanted)
@@ -69,12 +71,14 @@ def versions(model_name: str) -> list[RegisteredVersion]:
 
 def exists(model_name: str, number: str) -> bool:
     """Whether the model has this version; a person can delete one in the MLflow UI."""
+    require_name(model_name, "model name")
     wanted = f"name = '{model_name}' and version_number = {int(number)}"
-    return bool(connection().client.search_model_versions(wanted))
+    return int(number) < _NO_VERSION and bool(connection().client.search_model_versions(wanted))
 
 
 def aliases_of(model_name: str) -> dict[str, str]:
     """Alias -> version number; empty where the model does not exist."""
+    require_name(model_name, "model name")
     found = connection().client.search_registered_models(f"name = '{model_name}'", max_results=1)
     return {alias: str(number) for alias, number in found[0].aliases.items()} if found else {}
 

@@ -22,6 +22,7 @@ from registry.mlflow_versions import (
     resolve,
     versions,
 )
+from registry.names import require_name
 
 __all__ = [
     "CHALLENGER",
@@ -114,6 +115,7 @@ def _note(name: str, action: str, version: str, replaced: str | None) -> None:
 @store_errors()
 def alias_history(model_name: str) -> list[dict[str, Any]]:
     """Every noted move of ``champion``, oldest first: at, by, action, version, replaced."""
+    require_name(model_name, "model name")
     found = connection().client.search_registered_models(f"name = '{model_name}'", max_results=1)
     return json.loads(found[0].tags.get(_HISTORY_TAG, "[]")) if found else []
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.artifacts import atomic_directory, file_sha256
 from registry.audit_rows import SPLITS
 from registry.errors import DataRefused, UsageError
+from registry.names import require_name
 
 if TYPE_CHECKING:
     from registry.audit_store import AuditStore, Row
@@ -48,8 +49,9 @@ class Snapshot(BaseModel):
 def take_snapshot(store: "AuditStore", dataset: str, folder: Path) -> Snapshot:
     """Freeze ``dataset`` as a folder inside ``folder``; the same rows again give the folder that is there.
 
-    Raises DataRefused where the dataset holds nothing.
+    Raises DataRefused where the dataset holds nothing, UsageError where its name is none that a folder can have.
     """
+    require_name(dataset, "dataset")
     rows, labels = store.rows(dataset), store.labels(dataset)
     if not rows or labels is None:
         known = ", ".join(store.datasets()) or "none"
