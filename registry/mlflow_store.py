@@ -16,10 +16,12 @@ import httpx
 from registry.artifacts import require_writable
 from registry.errors import ServiceUnavailable, UsageError
 from registry.home import Home
+from registry.mlflow_relocation import follow_moved_home
 from registry.urls import sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 EXPERIMENT = "gemmill"
 _PROBE_SECONDS = 5.0
@@ -48,7 +50,8 @@ def connect(home: Path, tracking_uri: str | None = None) -> str:
     """Open the store that this process uses from now on and return its URI.
 
     ``tracking_uri``, else MLFLOW_TRACKING_URI, names a server or database; without either the store is
-    ``home/mlflow.db``, artifacts in ``home/mlartifacts``. Raises ServiceUnavailable if no server answers.
+    ``home/mlflow.db``, artifacts in ``home/mlartifacts``, also after the home was moved. Raises ServiceUnavailable if
+    no server answers.
     """
     global _connection
     for name, value in _ENVIRONMENT.items():
@@ -69,7 +72,10 @@ def connect(home: Path, tracking_uri: str | None = None) -> str:
 
     with store_errors(uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        _connection = Connection(client=client, experiment_id=_experiment(client, artifacts), uri=uri)
+        experiment = _experiment(client, artifacts)
+        if uri == sqlite_url(located.mlflow_database):
+            follow_moved_home(located.mlflow_database, located.mlflow_artifacts, experiment.artifact_location)
+        _connection = Connection(client=client, experiment_id=experiment.experiment_id, uri=uri)
     return uri
 
 
@@ -111,21 +117,17 @@ def _require_answer(uri: str) -> None:
         ) from error
 
 
-def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
+def _experiment(client: "MlflowClient", artifacts: str | None) -> "Experiment":
     from mlflow.exceptions import MlflowException
 
-    def stored() -> str | None:
-        found = client.get_experiment_by_name(EXPERIMENT)
-        return found.experiment_id if found else None
-
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found:
+        return found
     try:
-        return stored() or client.create_experiment(
-            EXPERIMENT,
-            artifact_location=artifacts,
-            tags={"mlflow.experimentKind": "custom_model_development"},
-        )
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=tags))
     except MlflowException as error:
-        other = stored()  # another process was faster
+        other = client.get_experiment_by_name(EXPERIMENT)  # another process was faster
         if other is None:
             raise error
         return other
