@@ -1,13 +1,18 @@
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from command_line import Gemmill, Ran
+from command_line import ROWS, Gemmill, Ran
 from rich.text import Text
 
+from data_checks.sample import SAMPLE_DIR
 from flows import cli
 from registry import mlflow_store
+from tasks.gguf_export.writer import export_gguf
+from tasks.quant.types import QuantType
 
 _LOGGERS = ("flows", "tasks", "registry", "deployment", "data_checks", "bitsandbytes")
 
@@ -34,3 +39,32 @@ def gemmill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     for logger, handlers, propagate, level in before:
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few records of the shipped sample as a test split, beside its label set."""
+    folder = tmp_path_factory.mktemp("plant")
+    lines = (SAMPLE_DIR / "test.jsonl").read_text().splitlines(keepends=True)
+    (folder / "test.jsonl").write_text("".join(lines[:ROWS]))
+    shutil.copy(SAMPLE_DIR / "labels.toml", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bad_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("bad") / "bad.jsonl"
+    file.write_text('{"command": "SG-1 leaks", "response": {"intent": "report_issue", "entities": {}}}\nnot json\n')
+    return file
+
+
+@pytest.fixture(scope="session")
+def gguf(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as Q8_0."""
+    return export_gguf(tiny_model_dir, tmp_path_factory.mktemp("gguf") / "tiny.gguf", weights=QuantType.Q8_0).path
+
+
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which nothing was registered."""
+    return tmp_path_factory.mktemp("empty")

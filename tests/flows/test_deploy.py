@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from fake_ollama import FakeOllama
-from prefect.testing.utilities import prefect_test_harness
 from small_package import GOLDEN, NAME, make_package
 
 from deployment.prompt import Prompt
@@ -91,11 +90,10 @@ def test_without_a_champion_the_next_step_is_said(home: Path) -> None:
         deploy_version("another-model", "champion", home=home)
 
 
-@pytest.mark.slow
-def test_the_flow_tables_what_became_of_each_device(home: Path) -> None:
+def test_the_flow_tables_what_became_of_each_device(home: Path, prefect_server: str) -> None:
     from prefect.client.orchestration import get_client
 
-    with prefect_test_harness(server_startup_timeout=120), FakeOllama(knows_its_prompts) as ollama:
+    with FakeOllama(knows_its_prompts) as ollama:
         report = deploy(NAME, devices=[ollama.address], home=home)
         with pytest.raises(DevicesFailed):
             deploy(NAME, devices=["127.0.0.1:9"], home=home)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 
 from data_checks.contract import LabelSet, Record, Response, label_set_toml, write_jsonl
@@ -112,6 +111,11 @@ def test_each_dataset_has_a_verdict_of_its_own(tmp_path: Path, store: AuditStore
     assert due("b", tmp_path / "home", profile=profile) == {"b": found["b"]}
 
 
+def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path, store: AuditStore) -> None:
+    with pytest.raises(UsageError, match="none does not exist"):
+        ingest_paths(store, [tmp_path / "none"])
+
+
 def test_the_table_shows_figures_and_conflicts(tmp_path: Path, store: AuditStore) -> None:
     ingest_paths(store, [write(tmp_path / "a.jsonl", record("SG-1 [leaks]"))])
     again = write(tmp_path / "b.jsonl", record("SG-1 [leaks]", "query_status"))
@@ -125,12 +129,6 @@ def test_the_table_shows_figures_and_conflicts(tmp_path: Path, store: AuditStore
     assert "SG-1 [leaks]" in text
 
 
-@pytest.fixture(scope="module")
-def prefect_server():
-    with prefect_test_harness(server_startup_timeout=240):
-        yield
-
-
 def table_of(key: str) -> list[dict]:
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts()
@@ -140,7 +138,7 @@ def table_of(key: str) -> list[dict]:
 
 
 def test_the_flow_stores_shows_what_it_did_and_says_when_retraining_is_due(
-    tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[dict[str, Any]] = []
     monkeypatch.setattr("flows.ingest.emit_event", lambda **event: events.append(event))
@@ -154,7 +152,7 @@ def test_the_flow_stores_shows_what_it_did_and_says_when_retraining_is_due(
     assert (found.due, found.new_rows) == (True, 2)
 
 
-def test_the_flow_shows_refused_lines_and_stores_nothing(tmp_path: Path, prefect_server: None) -> None:
+def test_the_flow_shows_refused_lines_and_stores_nothing(tmp_path: Path, prefect_server: str) -> None:
     file = write(tmp_path / "a.jsonl", record("SG-1 leaks"))
     file.write_text(file.read_text() + "not json\n")
     with pytest.raises(LinesRefused):

@@ -1,4 +1,8 @@
-"""The whole line on real parts: a Prefect flow, an MLflow store, a trained model, llama.cpp on the GGUF file."""
+"""The whole line on real parts: a Prefect flow, an MLflow store, a trained model, llama.cpp on the GGUF file.
+
+The first retrain starts as a user's does, with a Prefect server of its own; the later ones share the tests' server, and
+run in this process where nothing is asked of what they print: a process takes ten seconds to import its libraries.
+"""
 
 import json
 import os
@@ -8,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from command_line import Gemmill, gemmill_process
 
 from data_checks.contract import (
     OUT_OF_SCOPE,
@@ -28,15 +33,6 @@ from tasks.bases.spec import ScratchBase
 from tasks.gguf_export.container import GgufFile
 
 _FLOORS = ("json_validity", "intent_accuracy", "exact_match", "entity_f1", "oos_recall", "oos_precision")
-
-
-def _gemmill(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "GEMMILL_HOME": str(home), "HOME": str(home)}
-    for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "GEMMILL_DATABASE_URL"):
-        environment.pop(name, None)
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)], env=environment, capture_output=True, text=True
-    )
 
 
 def _profile(folder: Path, *, floor: float) -> Path:
@@ -82,8 +78,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(home: Path, data: Path) -> dict:
     """The summary of a retrain whose gates pass, their floors being 0."""
-    result = _gemmill(
-        home, "retrain", "--profile", _profile(home, floor=0.0), "--data", data, "--summary", home / "first.json"
+    environment = {**os.environ, "GEMMILL_HOME": str(home), "HOME": str(home)}
+    del environment["PREFECT_HOME"]
+    arguments = ["--profile", _profile(home, floor=0.0), "--data", data, "--summary", home / "first.json"]
+    result = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "retrain", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr + result.stdout
     summary = json.loads((home / "first.json").read_text())
@@ -167,12 +169,13 @@ def test_the_mlflow_run_holds_inputs_stages_reports_and_package(first: dict, hom
     assert "package" in {item.path for item in client.list_logged_model_artifacts(package.model_id)}
 
 
-def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(first: dict, home: Path, data: Path) -> None:
-    result = _gemmill(
-        home, "retrain", "--profile", home / "floor-0.0.toml", "--data", data, "--summary", home / "again.json"
-    )
-    again = json.loads((home / "again.json").read_text())
-    assert result.returncode == 0, result.stderr
+def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(
+    first: dict, home: Path, data: Path, gemmill: Gemmill, prefect_server: str
+) -> None:
+    profile, summary = home / "floor-0.0.toml", home / "again.json"
+    ran = gemmill("retrain", "--profile", profile, "--data", data, "--home", home, "--summary", summary)
+    assert ran.code == 0, ran
+    again = json.loads(summary.read_text())
     assert again["model_version"] == first["model_version"]
     assert set(again["reused"]) == set(again["seconds"])
     models.connect(home)
@@ -180,42 +183,43 @@ def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(first: dic
     assert logged(again["run_id"]) == logged(first["run_id"]) and after.keys() == before.keys()
 
 
-def test_a_blocked_candidate_gets_a_version_without_alias_and_exits_with_3(first: dict, home: Path, data: Path) -> None:
-    result = _gemmill(
-        home, "retrain", "--profile", _profile(home, floor=1.0), "--data", data, "--summary", home / "blocked.json"
-    )
+def test_a_blocked_candidate_gets_a_version_without_alias_and_exits_with_3(
+    first: dict, home: Path, data: Path, gemmill: Gemmill, prefect_server: str
+) -> None:
+    arguments = ["--profile", _profile(home, floor=1.0), "--data", data, "--summary", home / "blocked.json"]
+    ran = gemmill_process(home, "retrain", *arguments, PREFECT_API_URL=prefect_server)
     blocked = json.loads((home / "blocked.json").read_text())
-    assert result.returncode == 3
-    assert "exact_match" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert ran.code == 3
+    assert "exact_match" in ran.err
+    assert "Traceback" not in ran.err
     assert not blocked["passed"]
     assert blocked["aliases"] == []
     assert blocked["model_version"] != first["model_version"]
-    refused = _gemmill(home, "promote", blocked["model_version"])
-    assert refused.returncode == 3
+    assert gemmill("promote", blocked["model_version"], "--home", home).code == 3
 
 
-def test_a_champion_is_asked_the_same_rows(first: dict, home: Path, data: Path) -> None:
-    assert _gemmill(home, "promote", first["model_version"]).returncode == 0
-    result = _gemmill(
-        home, "retrain", "--profile", home / "floor-0.0.toml", "--data", data, "--summary", home / "challenge.json"
-    )
-    gates = {gate["name"]: gate for gate in json.loads((home / "challenge.json").read_text())["gates"]}
-    assert result.returncode == 0, result.stderr
+def test_a_champion_is_asked_the_same_rows(
+    first: dict, home: Path, data: Path, gemmill: Gemmill, prefect_server: str
+) -> None:
+    assert gemmill("promote", first["model_version"], "--home", home).code == 0
+    profile, summary = home / "floor-0.0.toml", home / "challenge.json"
+    ran = gemmill("retrain", "--profile", profile, "--data", data, "--home", home, "--summary", summary)
+    gates = {gate["name"]: gate for gate in json.loads(summary.read_text())["gates"]}
+    assert ran.code == 0, ran
     assert gates["exact_match_vs_champion"]["baseline"] == first["metrics"]["gguf"]["exact_match"]
     assert gates["norm_outliers_vs_champion"]["passed"]
 
 
-def test_bad_lines_are_shown_with_their_numbers_and_exit_with_4(home: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"command": "x", "response": {"intent": "report_issue", "entities": {}}}\nnot json\n')
-    result = _gemmill(home, "retrain", "--data", bad)
-    assert result.returncode == 4
-    assert "bad.jsonl" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_bad_lines_are_shown_with_their_numbers_and_exit_with_4(
+    bad_data: Path, gemmill: Gemmill, prefect_server: str, tmp_path: Path
+) -> None:
+    ran = gemmill("retrain", "--data", bad_data, "--home", tmp_path)
+    assert ran.code == 4 and "first: bad.jsonl line 2" in ran.err
 
 
-def test_vocabulary_texts_and_depth_come_before_the_labels(home: Path, data: Path, tmp_path: Path) -> None:
+def test_vocabulary_texts_and_depth_come_before_the_labels(
+    home: Path, data: Path, gemmill: Gemmill, prefect_server: str, tmp_path: Path
+) -> None:
     spec = ScratchBase.model_validate(tomllib.loads((PROFILES_FOLDER / "tiny.toml").read_text())["teacher"]["base"])
     labels = load_label_set(SAMPLE_DIR / "labels.toml")
     build_scratch_base(spec, read_jsonl(SAMPLE_DIR / "train.jsonl", labels)[0], labels, tmp_path / "base")
@@ -230,12 +234,11 @@ def test_vocabulary_texts_and_depth_come_before_the_labels(home: Path, data: Pat
         f"[pretraining]{recipe}"
     )
     texts.write_text("".join(f"Surface grinder SG-{number} leaks.\n" for number in range(40)))
-    arguments = ["retrain", "--profile", profile, "--data", data, "--summary", report]
-    without = _gemmill(home, *arguments)
-    assert without.returncode == 2 and "name them with --texts" in without.stderr
+    arguments = ["retrain", "--profile", profile, "--data", data, "--home", home, "--summary", report]
+    gemmill(*arguments).assert_refused(2, "name them with --texts")
     arguments += ["--texts", texts]
-    result = _gemmill(home, *arguments)
-    assert result.returncode in (0, 3), result.stderr  # trained for a moment, it may well be blocked
+    ran = gemmill(*arguments)
+    assert ran.code in (0, 3), ran  # trained for a moment, it may well be blocked
     summary = json.loads(report.read_text())
     assert {"prune_teacher_vocabulary", "pretrain_teacher_base"} <= summary["seconds"].keys()
     gates = {gate["name"]: gate["passed"] for gate in summary["gates"]}
@@ -250,41 +253,35 @@ def test_vocabulary_texts_and_depth_come_before_the_labels(home: Path, data: Pat
         assert file.metadata["gemma3.block_count"] == 3
         measured = json.loads(next((home / "steps").glob("prune_depth-*/depth.json")).read_text())
         assert file.metadata["gemmill.base_layers"] == ",".join(map(str, measured["kept"]))
-    again = _gemmill(home, *arguments)
-    assert "prune_teacher_vocabulary" in json.loads(report.read_text())["reused"], again.stderr
+    again = gemmill(*arguments)
+    assert "prune_teacher_vocabulary" in json.loads(report.read_text())["reused"], again
 
 
 def test_a_depth_that_cannot_be_exits_with_2_before_the_teacher_is_trained(
-    first: dict, home: Path, data: Path, tmp_path: Path
+    first: dict, home: Path, data: Path, gemmill: Gemmill, prefect_server: str, tmp_path: Path
 ) -> None:
     profile = tmp_path / "deep.toml"
     text = _profile(home, floor=0.0).read_text().replace("max_steps = 40", "max_steps = 41")
     profile.write_text(f"{text}\n[student.depth]\nlayers = 99\n")
     before = sorted((home / "steps").glob("train_teacher-*"))
-    result = _gemmill(home, "retrain", "--profile", profile, "--data", data)
-    assert result.returncode == 2 and "keep fewer than that, not 99" in result.stderr
+    ran = gemmill("retrain", "--profile", profile, "--data", data, "--home", home)
+    assert ran.code == 2 and "keep fewer than that, not 99" in ran.err
     assert sorted((home / "steps").glob("train_teacher-*")) == before
 
 
-def test_texts_for_a_profile_that_does_not_pre_train_exit_with_2(home: Path, tmp_path: Path) -> None:
-    result = _gemmill(home, "retrain", "--texts", tmp_path)
-    assert result.returncode == 2 and "has no use for texts" in result.stderr
+def test_texts_for_a_profile_that_does_not_pre_train_exit_with_2(gemmill: Gemmill, tmp_path: Path) -> None:
+    gemmill("retrain", "--texts", tmp_path).assert_refused(2, "has no use for texts")
 
 
-def test_an_unknown_profile_exits_with_2(home: Path) -> None:
-    result = _gemmill(home, "retrain", "--profile", "huge")
-    assert result.returncode == 2
-    assert "tiny" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_an_unknown_profile_exits_with_2(gemmill: Gemmill) -> None:
+    gemmill("retrain", "--profile", "huge").assert_refused(2, "tiny")
 
 
-def test_a_label_set_without_audit_files_exits_with_2(home: Path) -> None:
-    result = _gemmill(home, "retrain", "--labels", SAMPLE_DIR / "labels.toml")
-    assert result.returncode == 2
-    assert "--data" in result.stderr
+def test_a_label_set_without_audit_files_exits_with_2(gemmill: Gemmill, prefect_server: str, tmp_path: Path) -> None:
+    ran = gemmill("retrain", "--labels", SAMPLE_DIR / "labels.toml", "--home", tmp_path)
+    assert ran.code == 2 and "--data" in ran.err
 
 
-def test_deploy_without_an_ollama_exits_with_5(first: dict, home: Path) -> None:
-    result = _gemmill(home, "deploy", "--alias", first["model_version"], "--device", "http://127.0.0.1:9")
-    assert result.returncode == 5
-    assert "Traceback" not in result.stderr
+def test_deploy_without_an_ollama_exits_with_5(first: dict, home: Path, gemmill: Gemmill, prefect_server: str) -> None:
+    ran = gemmill("deploy", "--alias", first["model_version"], "--device", "http://127.0.0.1:9", "--home", home)
+    assert ran.code == 5 and "No Ollama answers" in ran.err

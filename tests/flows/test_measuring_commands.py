@@ -1,0 +1,54 @@
+"""The commands that ask models the test split, on a tiny real one: what each reports."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import ROWS, Gemmill
+from fake_ollama import FakeOllama, Model
+
+from data_checks.contract import LabelSet, answer_text, read_jsonl
+from registry.artifacts import Artifact, file_sha256
+
+
+@pytest.mark.parametrize("form", ["gguf", "tiny_model_dir"])
+def test_evaluate_reports_every_record_as_json_and_as_a_page(
+    form: str, request: pytest.FixtureRequest, gemmill: Gemmill, data: Path, tmp_path: Path
+) -> None:
+    model, file = request.getfixturevalue(form), data / "test.jsonl"
+    report, page = tmp_path / "report.json", tmp_path / "report.html"
+    ran = gemmill("evaluate", model, "--data", data, "--threads", 1, "--json", report, "--html", page)
+    assert ran.code == 0, ran
+    assert "Exact match" in ran.out
+    found = json.loads(report.read_text())
+    assert (found["model"], found["sha256"]) == (str(model), Artifact.of("model", model).sha256)
+    assert (found["dataset"], found["dataset_sha256"]) == ("manufacturing-audit", file_sha256(file))
+    assert found["metrics"]["rows"] == ROWS
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["command"] for row in found["rows"]] == [record["command"] for record in records]
+    assert [row["expected"] for row in found["rows"]] == [record["response"] for record in records]
+    assert all(row["answer"] for row in found["rows"])
+    assert all(record["command"] in page.read_text() for record in records)
+
+
+def test_compare_pairs_the_answers_of_two_models_row_by_row(
+    gemmill: Gemmill, data: Path, gguf: Path, labels: LabelSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, _ = read_jsonl(data / "test.jsonl", labels)
+    known = {record.command: answer_text(record.response, labels) for record in records[1:]}
+    report, page = tmp_path / "comparison.json", tmp_path / "comparison.html"
+    with FakeOllama(lambda prompt, options: known.get(prompt, "?")) as ollama:
+        ollama.models["plant:latest"] = Model(
+            digest="sha256:0", template="{{ .Prompt }}", system="", parameters={}, license=""
+        )
+        monkeypatch.setenv("OLLAMA_HOST", ollama.address)
+        ran = gemmill("compare", "ollama:plant", gguf, "--data", data, "--threads", 1, "--json", report, "--html", page)
+    assert ran.code == 0, ran
+    found = json.loads(report.read_text())
+    assert (found["a"], found["b"], found["rows"]) == ("ollama:plant", str(gguf), ROWS)
+    exact = next(line for line in found["metrics"] if line["metric"] == "exact_match")
+    assert (exact["a"], exact["b"], exact["difference"]) == (0.75, 0.0, -0.75)
+    assert -1 <= exact["low"] < -0.75 < exact["high"] <= 0
+    assert found["mcnemar"] == {"only_a": 3, "only_b": 0, "p": 0.25}
+    assert [(flip["number"], flip["better"]) for flip in found["flips"]] == [(2, "a"), (3, "a"), (4, "a")]
+    assert records[1].command in page.read_text()
