@@ -15,6 +15,10 @@ from tasks.training.loop import History
 from tasks.training.processes import TrainingJob, fit_in_processes
 
 pytestmark = pytest.mark.timeout(300)
+# Each start of two processes imports torch three times.
+_either_way = pytest.mark.parametrize(
+    "shard", [pytest.param(False, id="replicated"), pytest.param(True, id="sharded", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture
@@ -30,8 +34,15 @@ def in_two(job: TrainingJob, *, shard: bool = False, **changes: object) -> Train
     return job.model_copy(update={"out": job.out.parent / "two", "recipe": recipe, **changes})
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("lora", "shard"),
+    [
+        pytest.param(None, False, id="full-replicated", marks=pytest.mark.slow),
+        pytest.param(None, True, id="full-sharded"),
+        pytest.param(LORA, False, id="lora-replicated"),
+        pytest.param(LORA, True, id="lora-sharded", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_end_where_one_does(
     job: TrainingJob, lora: dict[str, object] | None, shard: bool, tiny_model_dir: Path
 ) -> None:
@@ -54,7 +65,7 @@ def test_two_processes_end_where_one_does(
         torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+@_either_way
 def test_two_processes_keep_answers_and_stop_early(job: TrainingJob, shard: bool, tiny_model_dir: Path) -> None:
     recipe = make_recipe(batch_size=2, accumulation=2, checkpoint_steps=2, patience=1, learning_rate=1e-2)
     job = job.model_copy(update={"recipe": recipe, "teaching": make_teaching(tiny_model_dir, cache_top_k=8)})
@@ -91,6 +102,7 @@ def test_two_processes_that_were_stopped_go_on_from_their_checkpoint(job: Traini
     assert 1 not in steps and not checkpoint.exists()
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_is_the_callers(job: TrainingJob, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_tokens is 32; raise it"):
         fit_in_processes(in_two(job, recipe=make_recipe(max_tokens=32, accumulation=2, processes=2)), ignore_metric)
@@ -102,7 +114,7 @@ def test_a_job_outlives_its_file(job: TrainingJob, tiny_model_dir: Path) -> None
     assert TrainingJob.model_validate_json(job.model_dump_json()) == job
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+@_either_way
 def test_the_first_bad_tensor_is_named_from_whichever_process_saw_it(
     job: TrainingJob, shard: bool, tmp_path: Path
 ) -> None:
