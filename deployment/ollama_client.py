@@ -1,136 +1,109 @@
-"""A package on a device that runs Ollama: upload, create, try, and only then switch over.
+"""One Ollama server: the requests that gemmill makes, with whatever goes wrong as one sentence that names the server.
 
-Devices ask for ``NAME:latest``. A new package is created as ``NAME:candidate`` and must give its golden
-answers there before it takes the other name; a device keeps the model that works until another one does.
+What answers at an address can be anything: a proxy's page, another service, an Ollama that dies. No answer is taken for
+granted, so that one device never ends the work on others.
 """
 
-import logging
+import os
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import ollama
-from pydantic import BaseModel, ConfigDict
 
-from data_checks.contract import parse_answer
-from deployment.package import Golden, Package
-from registry.errors import GateBlocked, ServiceUnavailable, UsageError
-
-logger = logging.getLogger(__name__)
+from deployment.modelfile import Modelfile
+from registry.errors import ServiceUnavailable, UsageError
+from registry.urls import is_this_machine, masked
 
 _CONNECT_SECONDS = 5.0
-_ANSWER_SECONDS = 600.0  # a slow device loads a model from a slow disk before its first answer
-_SEED = 0
-_SHOWN = 300  # characters of a wrong answer
-_CANDIDATE_TAG = "candidate"
+_SHOWN = 200  # characters of what a server says
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_TAG = re.compile(r"<[^>]*>")
+_BROKEN = (ValueError, TypeError, KeyError, AttributeError)  # what the ollama package raises for another's answer
 
 
-class DeviceReport(BaseModel):
-    """What a device runs after a package was deployed to it; ``gguf_sha256`` is what the device tells."""
+class OllamaClient:
+    """The Ollama at ``host``, else OLLAMA_HOST, else this machine's.
 
-    model_config = ConfigDict(frozen=True)
+    ``url`` is its own alone; ``address``, which people read, names the user too, and hides the password.
 
-    device: str
-    name: str
-    ollama_version: str
-    gguf_sha256: str
-    golden_passed: int
-    golden_total: int
-    tokens_per_second: float | None
-    seconds: float
-
-
-def deploy_package(package: Package, *, name: str, host: str | None = None) -> DeviceReport:
-    """Make ``name`` on the Ollama at ``host`` (else OLLAMA_HOST, else this machine) answer with the package.
-
-    Raises ServiceUnavailable where no Ollama answers, UsageError where it refuses the package, GateBlocked
-    where a golden answer comes back different; ``name`` answers as before then.
+    Every method raises ServiceUnavailable where no Ollama answers, or none that speaks its language, and UsageError
+    where it refuses the request. ``user:password@`` of ``host`` goes along with each request.
     """
-    started = time.monotonic()
-    device = _Device(host)
-    version = device.version()
-    device.upload(package)
-    candidate = f"{name}:{_CANDIDATE_TAG}"
-    try:
-        device.create(candidate, package)
-        digest = device.gguf_sha256(candidate)
-        if digest != package.gguf_sha256:
-            raise GateBlocked(f"{device.address} made {candidate} from {digest}, not from {package.gguf_sha256}.")
-        passed, tokens_per_second = device.ask(candidate, package.golden)
-        device.copy(candidate, f"{name}:latest")
-    finally:
-        device.delete(candidate)
-    return DeviceReport(
-        device=device.address,
-        name=name,
-        ollama_version=version,
-        gguf_sha256=device.gguf_sha256(name),
-        golden_passed=passed,
-        golden_total=len(package.golden),
-        tokens_per_second=tokens_per_second,
-        seconds=time.monotonic() - started,
-    )
 
-
-class _Device:
-    """One Ollama server; whatever goes wrong with it is raised as an error of one sentence that names it."""
-
-    def __init__(self, host: str | None) -> None:
+    def __init__(self, host: str | None = None, *, timeout: float) -> None:
+        host = host or os.environ.get("OLLAMA_HOST") or None
         try:
-            timeout = httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS)
-            self._client = ollama.Client(host=host, timeout=timeout)
+            parts = urlsplit(host if host and "://" in host else f"http://{host or ''}")
+            user = unquote(parts.username or ""), unquote(parts.password or "")
+            self._client = ollama.Client(
+                host=host,
+                timeout=httpx.Timeout(timeout, connect=_CONNECT_SECONDS),
+                auth=httpx.BasicAuth(*user) if any(user) else None,
+                trust_env=not is_this_machine(parts.hostname),  # which no proxy can reach
+            )
         except (ValueError, httpx.InvalidURL) as error:
-            raise UsageError(f"{host!r} is not the address of an Ollama server: {error}.") from error
-        self.address = str(self._client._client.base_url).rstrip("/")
+            shown = masked(host or "")
+            raise UsageError(f"{shown!r} is not the address of an Ollama server: {error}.") from error
+        self.url = str(self._client._client.base_url).rstrip("/")
+        userinfo = "".join(parts.netloc.rpartition("@")[:2])
+        self.address = masked(self.url.replace("://", f"://{userinfo}", 1))
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (ConnectionError, httpx.TransportError) as error:
-            raise ServiceUnavailable(
-                f"No Ollama answers at {self.address}; start `ollama serve` there, or name another device "
-                "with --device URL."
-            ) from error
-        except ollama.ResponseError as error:
-            kind = ServiceUnavailable if error.status_code >= 500 else UsageError
-            raise kind(f"Ollama at {self.address} says: {error.error.strip().rstrip('.')}.") from error
+    def close(self) -> None:
+        self._client.close()
 
     def version(self) -> str:
         with self._errors():
-            return self._client._request_raw("GET", "/api/version").json()["version"]
+            return _text(self._client._request_raw("GET", "/api/version").json()["version"])
 
-    def upload(self, package: Package) -> None:
-        """Send the GGUF unless the device has it."""
+    def models(self) -> dict[str, float | None]:
+        """The names of its models, each with its age in seconds by the server's own clock; None where none is told."""
+        with self._errors():
+            response = self._client._request_raw("GET", "/api/tags")
+            listed = ollama.ListResponse(**response.json()).models
+            told = response.headers.get("date")
+            now = parsedate_to_datetime(told) if told else datetime.now(UTC)
+            return {
+                model.model: (now - model.modified_at).total_seconds() if model.modified_at else None
+                for model in listed
+                if model.model
+            }
+
+    def upload(self, file: Path, sha256: str) -> bool:
+        """Send ``file`` unless the server has it; whether it was sent."""
         with self._errors():
             try:
-                self._client._request_raw("HEAD", f"/api/blobs/sha256:{package.gguf_sha256}")
+                self._client._request_raw("HEAD", f"/api/blobs/sha256:{sha256}")
             except ollama.ResponseError as error:
                 if error.status_code != httpx.codes.NOT_FOUND:
                     raise
-                logger.info("sending %s to %s", package.gguf.name, self.address)
-                self._client.create_blob(package.gguf)
+                self._client.create_blob(file)
+                return True
+            return False
 
-    def create(self, name: str, package: Package) -> None:
-        modelfile = package.modelfile
+    def create(self, name: str, file_name: str, sha256: str, modelfile: Modelfile) -> None:
+        """Make ``name`` of an uploaded file."""
+        parameters = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in modelfile.parameters.items()
+        }
         with self._errors():
             self._client.create(
                 name,
-                files={package.gguf.name: f"sha256:{package.gguf_sha256}"},
+                files={file_name: f"sha256:{sha256}"},
                 template=modelfile.template,
                 system=modelfile.system or None,
-                parameters={
-                    key: list(value) if isinstance(value, tuple) else value
-                    for key, value in modelfile.parameters.items()
-                },
+                parameters=parameters,
                 license=modelfile.licence,
             )
 
     def gguf_sha256(self, name: str) -> str:
-        """The digest of the file behind ``name``, as the device tells it."""
+        """The digest of the file behind ``name``, as the server tells it."""
         with self._errors():
             told = self._client.show(name).modelfile or ""
         found = _BLOB.search(told)
@@ -138,43 +111,53 @@ class _Device:
             raise UsageError(f"Ollama at {self.address} does not tell the digest of {name}; is it a proxy?")
         return found[1]
 
-    def ask(self, name: str, golden: tuple[Golden, ...]) -> tuple[int, float | None]:
-        """How many golden answers were right, and tokens a second. Raises GateBlocked for a wrong one."""
-        wrong: list[tuple[Golden, str]] = []
-        tokens, nanoseconds = 0, 0
-        for item in golden:
-            with self._errors():
-                reply = self._client.generate(name, prompt=item.command, options={"seed": _SEED})
-            tokens += reply.eval_count or 0
-            nanoseconds += reply.eval_duration or 0
-            answer = reply.response or ""
-            if not _same_answer(answer, item.answer):
-                wrong.append((item, answer))
-        if wrong:
-            item, answer = wrong[0]
-            raise GateBlocked(
-                f"{self.address} answered {len(wrong)} of {len(golden)} golden prompts differently and keeps "
-                f"its model: {item.command!r} should give {item.answer}, gave "
-                f"{answer.strip()[:_SHOWN] or 'nothing'}"
-            )
-        return len(golden), tokens / nanoseconds * 1e9 if nanoseconds else None
+    def generate(self, name: str, prompt: str, options: Mapping[str, Any]) -> ollama.GenerateResponse:
+        with self._errors(name):
+            return self._client.generate(name, prompt=prompt, options=options)
 
     def copy(self, name: str, to: str) -> None:
         with self._errors():
             self._client.copy(name, to)
 
     def delete(self, name: str) -> None:
-        """Forget ``name``, if the device knows it and can be reached."""
+        with self._errors():
+            self._client.delete(name)
+
+    @contextmanager
+    def _errors(self, model: str | None = None) -> Iterator[None]:
+        """``model``: what is asked, and missing where the server finds nothing."""
         try:
-            with self._errors():
-                self._client.delete(name)
-        except UsageError:
-            logger.debug("%s has no %s to delete", self.address, name)
-        except ServiceUnavailable as error:
-            logger.warning("%s stays on the device: %s", name, error)
+            yield
+        except ollama.ResponseError as error:
+            if model and error.status_code == httpx.codes.NOT_FOUND:
+                raise UsageError(
+                    f"Ollama at {self.address} has no model {model!r}; `ollama list` shows those it has."
+                ) from error
+            kind = ServiceUnavailable if error.status_code >= 500 else UsageError
+            raise kind(f"Ollama at {self.address} says: {_shown(error)}.") from error
+        except (ConnectionError, httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ServiceUnavailable(
+                f"No Ollama answers at {self.address}; start `ollama serve` there, or name another one by "
+                "--device or OLLAMA_HOST."
+            ) from error
+        except httpx.HTTPError as error:
+            said = f"{type(error).__name__}: {error}".strip(": ")
+            raise ServiceUnavailable(
+                f"Ollama at {self.address} did not finish its answer ({said}); see its log, then try again."
+            ) from error
+        except _BROKEN as error:
+            raise ServiceUnavailable(
+                f"{self.address} does not answer as Ollama does; is another service there, or a proxy before it?"
+            ) from error
 
 
-def _same_answer(answer: str, expected: str) -> bool:
-    """Whether two answers say the same; white space in JSON says nothing."""
-    wanted = parse_answer(expected)
-    return answer.strip() == expected.strip() if wanted is None else parse_answer(answer) == wanted
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} where a text belongs")
+    return value
+
+
+def _shown(error: ollama.ResponseError) -> str:
+    """What the server says in one line; of a page, its text."""
+    said = " ".join(_TAG.sub(" ", str(error.error)).split())
+    return said[:_SHOWN].rstrip(".") or f"status {error.status_code} and nothing else"

@@ -8,11 +8,14 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from pydantic import BaseModel, ConfigDict
 
-from deployment.ollama_client import DeviceReport, deploy_package
+from deployment.ollama_device import DeviceReport, FileRewritten, deploy_package
 from deployment.package import Package, verify_package
 from registry import models
 from registry.errors import GateBlocked, GemmillError
 from registry.home import Home
+from registry.urls import masked
+from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.order import is_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -84,22 +87,22 @@ def deploy_version(model_name: str, alias: str, devices: Sequence[str] = (), hom
             f"{model_name} version {version.version} did not pass its gates and is not deployed; promote one that did."
         )
     package = verify_package(models.download(version, located.package(version.name, version.version)))
-    return _to_devices(package, version, alias, devices)
+    return _to_devices(package, version, alias, devices, located.device_locks)
 
 
 def _to_devices(
-    package: Package, version: models.RegisteredVersion, alias: str, devices: Sequence[str]
+    package: Package, version: models.RegisteredVersion, alias: str, devices: Sequence[str], locks: Path
 ) -> DeployReport:
     done: list[DeviceReport] = []
     failures: list[DeviceFailure] = []
     first: GemmillError | None = None
     for host in devices or [None]:
         try:
-            done.append(deploy_package(package, name=version.name, host=host))
+            done.append(_to_device(package, version, host, locks))
             logger.info("%s answers with version %d", done[-1].device, version.version)
         except GemmillError as error:
             first = first or error
-            failures.append(DeviceFailure(device=host or "default", reason=str(error)))
+            failures.append(DeviceFailure(device=masked(host or "default"), reason=str(error)))
     report = DeployReport(
         model_name=version.name,
         model_version=version.version,
@@ -111,6 +114,19 @@ def _to_devices(
     if first is not None:
         raise DevicesFailed(report, first) from first
     return report
+
+
+def _to_device(package: Package, version: models.RegisteredVersion, host: str | None, locks: Path) -> DeviceReport:
+    try:
+        return deploy_package(package, name=version.name, locks=locks, host=host)
+    except FileRewritten as error:
+        with GgufFile(package.gguf) as file:
+            if is_in_order(file):
+                raise
+        raise FileRewritten(
+            f"{error} Its Ollama rewrites what it is given into llama.cpp's order, and version {version.version} was "
+            "made by a gemmill that wrote another; run gemmill retrain and promote the version that it registers."
+        ) from error
 
 
 def _table(report: DeployReport) -> None:

@@ -69,6 +69,11 @@ class Home:
         """Prefect's own state where neither server nor PREFECT_HOME is named."""
         return self.path / "prefect"
 
+    @property
+    def device_locks(self) -> Path:
+        """A file for each device that was deployed to, locked while a deploy is at work on it."""
+        return self.path / "devices"
+
     def package(self, model_name: str, version: int) -> Path:
         """The fetched package of a registered version."""
         return self.path / "packages" / f"{model_name}-{version}"

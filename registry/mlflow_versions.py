@@ -109,12 +109,12 @@ def download(version: RegisteredVersion, dest: Path) -> Path:
     if dest.is_dir() and Artifact.of("package", dest).sha256 == version.tags.get(PACKAGE_TAG):
         return dest
     uri = connection().client.get_model_version_download_uri(version.name, str(version.version))
-    with tempfile.TemporaryDirectory() as folder, atomic_directory(dest) as package:
+    with atomic_directory(dest) as package, tempfile.TemporaryDirectory(dir=package.parent) as folder:
         fetched = download_artifacts(
             artifact_uri=f"{uri}/{PACKAGE_FOLDER}", dst_path=folder, tracking_uri=connection().uri
         )
         for path in Path(fetched).iterdir():
-            path.rename(package / path.name)
+            path.rename(package / path.name)  # beside it, since TMPDIR can be another file system
         _require_registered(version, package)
     return dest
 

@@ -1,6 +1,7 @@
 """Addresses: as people may see them, without their passwords, and that of a database file."""
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 
 _HIDDEN = "***"
@@ -29,6 +30,18 @@ def masked(text: str) -> str:
     text = _WEB_USER.sub(lambda found: f"{found[1]}{_user(found[2])}{_HIDDEN}@", text)
     text = _OTHER_USER.sub(rf"\1:{_HIDDEN}@", text)
     return _PARAMETER.sub(rf"\1{_HIDDEN}", text)
+
+
+def is_this_machine(host: str | None) -> bool:
+    """Whether a host name is a loopback one, which a proxy cannot reach; no host, or 0.0.0.0, is this machine too."""
+    name = (host or "localhost").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
 
 
 def _user(name: str | None) -> str:

@@ -1,6 +1,5 @@
 """Everything that a MODEL on the command line can mean, opened as one interface."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,34 +7,27 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-import ollama
 
+from deployment.ollama_client import OllamaClient
 from deployment.prompt import Prompt
 from deployment.turns import as_plain_text
 from registry.errors import ServiceUnavailable, UsageError
-from registry.urls import masked
+from registry.urls import is_this_machine, masked
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.prediction import Prediction, Runtime, answer_concurrently
 
-_OLLAMA_HOST = "127.0.0.1:11434"  # Ollama's own default
 _TIMEOUT = 120.0  # seconds for one answer; an edge device may have to load the model first
 
 
 class OllamaRuntime:
     """The model ``name`` on an Ollama server, with the template and system text of its own Modelfile.
 
-    ``host`` None means ``OLLAMA_HOST`` or the local default. Raises ServiceUnavailable where nothing answers
-    and UsageError where the server has no such model.
+    ``host`` None means ``OLLAMA_HOST`` or the local default. Raises as :class:`OllamaClient` does.
     """
 
     def __init__(self, name: str, *, host: str | None = None, max_new_tokens: int = 256, parallel: int = 1) -> None:
         self._name = name
-        address = host or os.environ.get("OLLAMA_HOST") or _OLLAMA_HOST
-        self._host = masked(address)
-        try:
-            self._client = ollama.Client(address, timeout=_TIMEOUT)
-        except ValueError as error:
-            raise UsageError(f"{self._host!r} is not the address of an Ollama server: {error}.") from error
+        self._client = OllamaClient(host, timeout=_TIMEOUT)
         self._options = {"temperature": 0.0, "num_predict": max_new_tokens}
         self._parallel = parallel
 
@@ -45,7 +37,7 @@ class OllamaRuntime:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self._client.close()
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
         """Greedy answers, ``parallel`` at a time."""
@@ -55,17 +47,7 @@ class OllamaRuntime:
 
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
-        try:
-            reply = self._client.generate(self._name, as_plain_text(command), options=self._options)
-        except ollama.ResponseError as error:
-            if error.status_code == httpx.codes.NOT_FOUND:
-                raise UsageError(f"Ollama has no model {self._name!r}; `ollama list` shows those it has.") from error
-            raise ServiceUnavailable(f"Ollama failed to answer with {self._name!r}: {error.error}.") from error
-        except (ConnectionError, httpx.HTTPError) as error:
-            raise ServiceUnavailable(
-                f"Ollama does not answer at {self._host}; start it with `ollama serve` or set OLLAMA_HOST to "
-                "one that runs."
-            ) from error
+        reply = self._client.generate(self._name, as_plain_text(command), self._options)
         seconds = time.perf_counter() - started
         return Prediction(text=reply.response or "", tokens=reply.eval_count or 0, seconds=seconds)
 
@@ -89,7 +71,7 @@ class HttpRuntime:
         self._parallel = parallel
 
     def __enter__(self) -> Self:
-        self._client = httpx.Client(timeout=_TIMEOUT)
+        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=not is_this_machine(self._address.host))
         return self
 
     def __exit__(

@@ -13,7 +13,7 @@ from small_package import CARD, LABELS, NAME
 
 from deployment.licence import apache_licence
 from deployment.modelfile import Limits
-from deployment.ollama_client import deploy_package
+from deployment.ollama_device import deploy_package
 from deployment.package import Package, build_package, verify_package
 from deployment.prompt import Prompt
 
@@ -47,7 +47,7 @@ def package(request: pytest.FixtureRequest, tmp_path: Path) -> Package:
 
 
 @pytest.mark.slow
-def test_text_through_the_template_gives_the_answers_of_the_token_ids(package: Package) -> None:
+def test_text_through_the_template_gives_the_answers_of_the_token_ids(package: Package, tmp_path: Path) -> None:
     from tasks.evaluation.llama_server import LlamaServer
 
     with LlamaServer(package.gguf, prompt=Prompt(), context=LIMITS.num_ctx) as server:
@@ -64,12 +64,12 @@ def test_text_through_the_template_gives_the_answers_of_the_token_ids(package: P
             return server._post("/completion", body)["content"]
 
         with FakeOllama(answer) as fake:
-            report = deploy_package(package, name=NAME, host=fake.address)
+            report = deploy_package(package, name=NAME, locks=tmp_path / "locks", host=fake.address)
     assert report.golden_passed == report.golden_total == len(COMMANDS)
 
 
 @pytest.mark.live
-def test_a_real_ollama_gives_the_golden_answers(package: Package) -> None:
+def test_a_real_ollama_gives_the_golden_answers(package: Package, tmp_path: Path) -> None:
     host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
     try:
         httpx.get(f"http://{host.removeprefix('http://')}/api/version", timeout=2).raise_for_status()
@@ -77,7 +77,7 @@ def test_a_real_ollama_gives_the_golden_answers(package: Package) -> None:
         pytest.skip(f"no Ollama server answers at {host}; start one or set OLLAMA_HOST")
     name = f"gemmill-test-{uuid.uuid4().hex[:8]}"
     try:
-        report = deploy_package(package, name=name, host=host)
+        report = deploy_package(package, name=name, locks=tmp_path / "locks", host=host)
         assert report.gguf_sha256 == package.gguf_sha256
         assert report.golden_passed == report.golden_total == len(COMMANDS)
     finally:

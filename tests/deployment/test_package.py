@@ -3,7 +3,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from small_package import CARD, GOLDEN, LABELS, NAME, gguf_file, make_package
+from small_package import CARD, GOLDEN, LABELS, NAME, gguf_file, make_package, small_gguf
 
 from data_checks.contract import load_label_set, response_schema
 from deployment import modelfile
@@ -160,4 +160,4 @@ def test_a_file_on_another_file_system_is_copied(tmp_path: Path, monkeypatch: py
         raise OSError("Invalid cross-device link")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    assert make_package(tmp_path).gguf.read_bytes() == b"GGUF and weights"
+    assert make_package(tmp_path).gguf.read_bytes() == small_gguf("weights")

@@ -1,6 +1,7 @@
 """A stand-in for the Ollama server: the endpoints that a deployment uses, as Ollama's docs/api.md has them.
 
-It keeps blobs and models, checks digests, renders the model's TEMPLATE, and asks ``answer`` for the rest.
+It keeps blobs and models, checks digests, renders the model's TEMPLATE, and asks ``answer`` for the rest. As Ollama
+does, it rewrites a file that it is given into llama.cpp's order.
 """
 
 import hashlib
@@ -8,22 +9,29 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socket import SHUT_RDWR
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
 from deployment.ollama_prompt import Message, ollama_prompt
+from registry.errors import UsageError
+from tasks.gguf_export.reordering import reorder_gguf
 
 Answer = Callable[[str, dict[str, Any]], str]
 
 
 @dataclass
 class Model:
-    digest: str
-    template: str
-    system: str
-    parameters: dict[str, Any]
-    license: str
+    digest: str = "sha256:" + "0" * 64
+    template: str = "{{ .Prompt }}"
+    system: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    license: str = ""
+    age: timedelta = timedelta()
 
 
 @dataclass
@@ -34,7 +42,11 @@ class FakeOllama:
     blobs: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)  # of the requests to /api/generate
     told_digest: str | None = None  # makes /api/show lie
+    rewrites: bool = True  # False: as before August 2026
+    after_copy: Callable[[], None] | None = None
+    faults: dict[str, tuple[int, str] | None] = field(default_factory=dict)  # status and body; None hangs up
 
     def __enter__(self) -> Self:
         fake = self
@@ -57,7 +69,9 @@ class FakeOllama:
         return self.models[_full(name)]
 
 
-class _Refused(Exception):
+class Refused(Exception):
+    """What the server refuses; an ``answer`` may raise it too."""
+
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
@@ -76,18 +90,29 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: a failed test should show what failed."""
 
     def _reply(self) -> None:
-        body = self._body()
-        self.ollama.requests.append(f"{self.command} {self.path.partition('sha256:')[0]}")
-        try:
-            status, answer = self._route(body)
-        except _Refused as refused:
-            status, answer = refused.status, {"error": str(refused)}
-        content = b"" if self.command == "HEAD" or answer is None else json.dumps(answer).encode()
+        request = f"{self.command} {self.path.partition('sha256:')[0]}"
+        self.ollama.requests.append(request)
+        if self.ollama.faults.get(request, ()) is None:
+            self.close_connection = True
+            self.connection.shutdown(SHUT_RDWR)
+            return
+        status, content = self._answered(request)
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def _answered(self, request: str) -> tuple[int, bytes]:
+        body = self._body()
+        if fault := self.ollama.faults.get(request):
+            status, answer = fault
+            return status, b"" if self.command == "HEAD" else answer.encode()
+        try:
+            status, answer = self._route(body)
+        except Refused as refused:
+            status, answer = refused.status, {"error": str(refused)}
+        return status, b"" if self.command == "HEAD" or answer is None else json.dumps(answer).encode()
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -106,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (self.command, self.path) == ("GET", "/api/version"):
             return 200, {"version": "0.0.0-fake"}
         if (self.command, self.path) == ("GET", "/api/tags"):
-            return 200, {"models": [{"model": name, "name": name} for name in ollama.models]}
+            return 200, {"models": [_listed(*item) for item in ollama.models.items()]}
         request = json.loads(body)
         match self.command, self.path:
             case "POST", "/api/create":
@@ -117,33 +142,35 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._generate(request)
             case "POST", "/api/copy":
                 ollama.models[_full(request["destination"])] = self._model(request["source"])
+                if ollama.after_copy:
+                    ollama.after_copy()
                 return 200, None
             case "DELETE", "/api/delete":
                 self._model(request["model"])
                 del ollama.models[_full(request["model"])]
                 return 200, None
-        raise _Refused(404, f"no route {self.command} {self.path}")
+        raise Refused(404, f"no route {self.command} {self.path}")
 
     def _blob(self, digest: str, body: bytes) -> tuple[int, None]:
         if self.command == "HEAD":
             return (200 if digest in self.ollama.blobs else 404), None
         found = f"sha256:{hashlib.sha256(body).hexdigest()}"
         if found != digest:
-            raise _Refused(400, f"digest mismatch, expected {digest!r}, got {found!r}")
+            raise Refused(400, f"digest mismatch, expected {digest!r}, got {found!r}")
         self.ollama.blobs[digest] = body
         return 201, None
 
     def _create(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         files = request.get("files")
         if not files:
-            raise _Refused(400, "neither 'from' or 'files' was specified")
+            raise Refused(400, "neither 'from' or 'files' was specified")
         (digest,) = files.values()
         if digest not in self.ollama.blobs:
-            raise _Refused(400, f"blob not found (digest {digest})")
+            raise Refused(400, f"blob not found (digest {digest})")
         if not self.ollama.blobs[digest].startswith(b"GGUF"):
-            raise _Refused(400, "supplied file was not in GGUF format")
+            raise Refused(400, "supplied file was not in GGUF format")
         self.ollama.models[_full(request["model"])] = Model(
-            digest=digest,
+            digest=self._rewritten(digest) if self.ollama.rewrites else digest,
             template=request.get("template", ""),
             system=request.get("system", ""),
             parameters=request.get("parameters", {}),
@@ -151,13 +178,25 @@ class _Handler(BaseHTTPRequestHandler):
         )
         return 200, {"status": "success"}
 
+    def _rewritten(self, digest: str) -> str:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "blob.gguf"
+            file.write_bytes(self.ollama.blobs[digest])
+            try:
+                rewritten = f"sha256:{reorder_gguf(file, file).sha256}"
+            except UsageError as error:
+                raise Refused(500, f"verifying conversion: {error}") from error
+            self.ollama.blobs[rewritten] = file.read_bytes()
+        return rewritten
+
     def _model(self, name: str) -> Model:
         found = self.ollama.models.get(_full(name))
         if found is None:
-            raise _Refused(404, f"model '{name}' not found")
+            raise Refused(404, f"model '{name}' not found")
         return found
 
     def _generate(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.ollama.bodies.append(request)
         model = self._model(request["model"])
         prompt = ollama_prompt(model.template, [Message("user", request["prompt"])], system=model.system)
         text = self.ollama.answer(prompt, {**model.parameters, **(request.get("options") or {})})
@@ -172,6 +211,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _full(name: str) -> str:
     return name if ":" in name else f"{name}:latest"
+
+
+def _listed(name: str, model: Model) -> dict[str, str]:
+    return {"model": name, "name": name, "modified_at": (datetime.now(UTC) - model.age).isoformat()}
 
 
 def _shown(model: Model, told_digest: str | None) -> dict[str, Any]:

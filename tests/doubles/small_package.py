@@ -1,11 +1,15 @@
-"""A small package for tests: real in every part but its weights."""
+"""A small package for tests: real in every part but its weights, which are a sound file of two tensors."""
 
+from math import prod
 from pathlib import Path
+
+from gguf.constants import GGMLQuantizationType, GGUFValueType
 
 from data_checks.contract import LabelSet
 from deployment.licence import Licence, gemma_licence
 from deployment.package import Card, Package, build_package, verify_package
 from deployment.prompt import Prompt
+from tasks.gguf_export.container import KeyValue, header_bytes
 
 LABELS = LabelSet(
     name="plant",
@@ -31,17 +35,37 @@ CARD = Card(
 NAME = "gemma3-manufacturing"
 
 
-def gguf_file(folder: Path, content: bytes = b"GGUF and weights") -> Path:
+def small_gguf(text: str, *, in_order: bool = True) -> bytes:
+    """A GGUF file that holds ``text``, in the order of llama.cpp's rewriting or in another."""
+    entries = [
+        KeyValue("general.quantization_version", GGUFValueType.UINT32, 2),
+        KeyValue("general.file_type", GGUFValueType.UINT32, 0),
+    ]
+    about = [
+        KeyValue("general.architecture", GGUFValueType.STRING, "gemma3"),
+        KeyValue("gemmill.note", GGUFValueType.STRING, text),
+    ]
+    tensors = [("output_norm.weight", (32,)), ("token_embd.weight", (4, 32))]
+    if not in_order:
+        tensors.reverse()
+    headers, offset = [], 0
+    for name, shape in tensors:
+        headers.append((name, shape, GGMLQuantizationType.F32, offset))
+        offset += 4 * prod(shape)
+    return header_bytes([*about, *entries] if in_order else [*entries, *about], headers) + bytes(offset)
+
+
+def gguf_file(folder: Path, content: bytes | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{NAME}-q8_0.gguf"
-    path.write_bytes(content)
+    path.write_bytes(small_gguf("weights") if content is None else content)
     return path
 
 
 def make_package(
     folder: Path,
     *,
-    content: bytes = b"GGUF and weights",
+    content: bytes | None = None,
     instruction: str = "",
     licence: Licence | None = None,
 ) -> Package:

@@ -1,10 +1,12 @@
 """Deployment by alias: a real registry, a stand-in for the device."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from canned_server import CannedServer
 from fake_ollama import FakeOllama
-from small_package import GOLDEN, NAME, make_package
+from small_package import GOLDEN, NAME, make_package, small_gguf
 
 from deployment.prompt import Prompt
 from flows.deploy import DevicesFailed, deploy, deploy_version
@@ -21,11 +23,12 @@ def knows_its_prompts(prompt: str, options: dict) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with version 1 (champion), 2 (passed, challenger) and 3 (blocked)."""
+    """A registry with version 1 (champion), 2 (passed, challenger), 3 (blocked) and 4, its GGUF in another order."""
     home = tmp_path_factory.mktemp("deploy")
     models.connect(home)
-    for content, verdict in (("one", True), ("two", True), ("three", False)):
-        package = make_package(tmp_path_factory.mktemp(content), content=f"GGUF {content}".encode())
+    for content, verdict in (("one", True), ("two", True), ("three", False), ("four", True)):
+        file = small_gguf(content, in_order=content != "four")
+        package = make_package(tmp_path_factory.mktemp(content), content=file)
         with models.retrain_run(content) as run:
             models.register_version(run.run_id, package.path, model_name=NAME, verdict=verdict, tags={})
     return home
@@ -76,6 +79,47 @@ def test_one_bad_device_does_not_stop_the_others(home: Path) -> None:
     assert [device.device for device in report.devices] == [good.address]
     assert [failure.device for failure in report.failures] == ["127.0.0.1:9", bad.address]
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["<html>Welcome</html>", "{}", "[]", '{"version": 7}', '{"version": "1'],
+    ids=["page", "{}", "[]", "7", "half"],
+)
+def test_what_is_no_ollama_fails_alone_in_one_sentence(home: Path, body: str) -> None:
+    with CannedServer(body) as other, FakeOllama(knows_its_prompts) as good:
+        with pytest.raises(DevicesFailed) as caught:
+            deploy_version(NAME, "champion", [f"bob:secret@{other.host}", good.address], home)
+        assert good.model(NAME)
+    [failure] = caught.value.report.failures
+    assert failure.device == f"bob:***@{other.host}"
+    assert failure.reason.startswith(
+        f"http://bob:***@{other.host} does not answer as Ollama does; is another service there"
+    )
+    assert [device.device for device in caught.value.report.devices] == [good.address]
+    assert caught.value.exit_code == 5
+
+
+def test_a_package_of_an_older_gemmill_is_told_from_a_file_that_was_damaged(home: Path) -> None:
+    with FakeOllama(knows_its_prompts) as ollama, pytest.raises(DevicesFailed) as caught:
+        deploy_version(NAME, "4", [ollama.address], home)
+    assert "rewrites what it is given into llama.cpp's order, and version 4" in str(caught.value)
+    assert caught.value.exit_code == 3
+    other = "sha256:" + "0" * 64
+    with FakeOllama(knows_its_prompts, told_digest=other) as ollama, pytest.raises(DevicesFailed) as caught:
+        deploy_version(NAME, "1", [ollama.address], home)
+    assert "from 0000" in str(caught.value)
+    assert "order" not in str(caught.value)
+
+
+def test_temporary_files_may_lie_on_another_file_system(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == home.stat().st_dev:
+        pytest.skip("needs a second file system, which /dev/shm is on Linux")
+    monkeypatch.setattr("tempfile.tempdir", str(memory))
+    shutil.rmtree(home / "packages", ignore_errors=True)
+    with FakeOllama(knows_its_prompts) as ollama:
+        assert deploy_version(NAME, "champion", [ollama.address], home).devices
 
 
 def test_the_device_of_the_environment_is_the_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
