@@ -3,7 +3,7 @@
 import pytest
 
 from registry.errors import GemmillError
-from registry.urls import masked
+from registry.urls import is_this_machine, masked
 
 _SECRET = "s3cr3t"
 
@@ -58,3 +58,15 @@ def test_an_expected_error_never_holds_a_password() -> None:
     error = GemmillError(f"No server answers at http://bob:{_SECRET}@plant:80.")
     assert str(error) == "No server answers at http://bob:***@plant:80."
     assert _SECRET not in repr(error)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        (None, True), ("", True), ("localhost", True), ("LOCALHOST.", True), ("ollama.localhost", True),
+        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", True),  # noqa: S104
+        ("10.0.0.7", False), ("edge-7", False), ("localhost.example.com", False), ("127.0.0.1.example.com", False),
+    ],
+)  # fmt: skip
+def test_a_host_of_this_machine_is_known(host: str | None, local: bool) -> None:
+    assert is_this_machine(host) is local
