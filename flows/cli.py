@@ -15,6 +15,7 @@ import typer
 
 from flows import model_commands
 from flows.options import (
+    MODEL_NAME,
     AliasOption,
     DatasetOption,
     HomeOption,
@@ -137,7 +138,7 @@ def retrain(
 
 @app.command(rich_help_panel="Versions and devices")
 def versions(
-    model_name: ModelNameOption = "gemma3-manufacturing",
+    model_name: ModelNameOption = MODEL_NAME,
     home: HomeOption = None,
     json_path: JsonOption = None,
 ) -> None:
@@ -157,7 +158,7 @@ def versions(
 @app.command(rich_help_panel="Versions and devices")
 def promote(
     version: VersionArgument,
-    model_name: ModelNameOption = "gemma3-manufacturing",
+    model_name: ModelNameOption = MODEL_NAME,
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:
@@ -170,7 +171,7 @@ def promote(
 
 @app.command(rich_help_panel="Versions and devices")
 def rollback(
-    model_name: ModelNameOption = "gemma3-manufacturing",
+    model_name: ModelNameOption = MODEL_NAME,
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:
@@ -185,7 +186,7 @@ def rollback(
 def deploy(
     alias: AliasOption = "champion",
     device: Annotated[list[str] | None, typer.Option(help="Ollama to deploy to; else OLLAMA_HOST.")] = None,
-    model_name: ModelNameOption = "gemma3-manufacturing",
+    model_name: ModelNameOption = MODEL_NAME,
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:

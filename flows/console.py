@@ -1,6 +1,7 @@
 """What the commands print: tables and the closing words of a retrain."""
 
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,13 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
+from flows.options import MODEL_NAME
 from registry.artifacts import Artifact
 from registry.urls import masked
 
 if TYPE_CHECKING:
     from flows.deploy import DeployReport
-    from flows.summary import RetrainSummary
+    from flows.summary import Answer, RetrainSummary
     from registry.models import RegisteredVersion
     from tasks.evaluation.metrics import Metrics
     from tasks.gguf_export.writer import ExportPlan
@@ -160,22 +162,51 @@ def print_retrain(summary: "RetrainSummary", home: Path | None) -> None:
     console.print(artifact_table(summary.artifacts))
     console.print(verdict_table(Verdict(passed=summary.passed, gates=tuple(summary.gates))))
     console.print(metric_table(summary.metrics, f"{snapshot['dataset']}, snapshot {snapshot['id']}, {rows:,} records"))
-    for answer in summary.answers:
+    _print_answers(summary.answers)
+    reused = f", reused: {', '.join(summary.reused)}" if summary.reused else ""
+    console.print(f"\nSteps took {sum(summary.seconds.values()):.0f} s{reused}. Reports:")
+    for name, page in summary.reports.items():
+        console.print(f"  {name:<12}{page}", highlight=False, markup=False, soft_wrap=True)
+    name = f"{summary.model_name} version {summary.model_version}"
+    if not summary.passed:
+        _print_block(summary)
+        console.print(f"{name} is registered with its verdict and goes no further.")
+        return
+    console.print(f"{name} is registered as {', '.join(summary.aliases) or 'a version without alias'}. Next:")
+    for line in next_steps(summary.model_name, summary.model_version, home):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def next_steps(model_name: str, version: int, home: Path | None) -> list[str]:
+    """What to type after a candidate has passed: lines for a shell, ``home`` as it was given."""
+    options = [] if model_name == MODEL_NAME else ["--model-name", model_name]
+    options += ["--home", str(home)] if home else []
+    commands = {
+        shlex.join(["gemmill", "promote", str(version), *options]): "make it the champion (or set its alias in MLflow)",
+        shlex.join(["gemmill", "deploy", *options]): "put the champion on the devices",
+        shlex.join(["ollama", "run", model_name]): "ask it there",
+    }
+    width = max(map(len, commands))
+    return [f"{command:<{width}}  # {why}" for command, why in commands.items()]
+
+
+def _print_answers(answers: "Sequence[Answer]") -> None:
+    for answer in answers:
         colour = "green" if answer.ok else "red"
         console.print(f"[bold]>[/] {escape(answer.command)}\n  [{colour}]{escape(answer.answer)}[/]", soft_wrap=True)
         if not answer.ok:
             console.print(f"  not as expected, which is {escape(answer.expected)}", soft_wrap=True)
-    reused = f", reused: {', '.join(summary.reused)}" if summary.reused else ""
-    console.print(f"\nSteps took {sum(summary.seconds.values()):.0f} s{reused}.")
-    name = f"{summary.model_name} version {summary.model_version}"
-    if not summary.passed:
-        console.print(f"{name} is registered with its verdict and goes no further.")
-        return
-    console.print(f"{name} is registered as {', '.join(summary.aliases) or 'a version without alias'}. Next:")
-    option = f" --home {home}" if home else ""
-    console.print(
-        f"  gemmill promote {summary.model_version}{option}    make it the champion (or set its alias in MLflow)\n"
-        f"  gemmill deploy{option}       put the champion on the devices\n"
-        f"  ollama run {summary.model_name}",
-        highlight=False,
-    )
+
+
+def _print_block(summary: "RetrainSummary") -> None:
+    """The gates that failed with what to do about each, and answers that are furthest off."""
+    from tasks.gates.report import advice
+
+    for gate in summary.gates:
+        if not gate.passed:
+            hint = advice(gate)
+            console.print(f"\n[bold red]{gate.name}[/]: {escape(gate.reason)}.", soft_wrap=True)
+            console.print(f"  To do: {escape(hint)}." if hint else "", soft_wrap=True)
+    if summary.worst:
+        console.print("\nThe answers that are furthest off:")
+        _print_answers(summary.worst)

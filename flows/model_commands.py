@@ -48,6 +48,9 @@ def inspect(
         write_text(json_path, statistics.to_json())
     if html_path:
         write_report(html_path, statistics, baselines)
+    broken = tables.nonfinite_table(statistics)
+    if broken:
+        console.print(broken)
     console.print(tables.norm_table(statistics))
     console.print(tables.weight_table(statistics))
     if other:

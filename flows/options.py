@@ -21,6 +21,8 @@ def _require(kind: str) -> Callable[[str | None], str | None]:
     return check
 
 
+MODEL_NAME = "gemma3-manufacturing"  # of the shipped profiles
+
 HomeOption = Annotated[Path | None, typer.Option(help="Where state lives; else GEMMILL_HOME, else .gemmill.")]
 SummaryOption = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the report as JSON to this file.")]

@@ -1,13 +1,14 @@
 """The main job: from audit data to a registered candidate that has passed, or failed, its gates."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from data_checks.contract import answer_text
+from data_checks.contract import LabelSet, answer_text
 from data_checks.sample import SAMPLE_DIR
 from deployment.modelfile import Limits
 from deployment.package import Package, verify_package
@@ -28,7 +29,7 @@ from tasks.depth.pruning import require_prunable
 from tasks.distill_student import distill_student
 from tasks.evaluate_model import EvaluatedModel, evaluate_model
 from tasks.evaluation.golden import golden_rows
-from tasks.evaluation.report import load_report
+from tasks.evaluation.report import EvaluatedRow, load_report
 from tasks.export_gguf import ExportedModel, export_gguf
 from tasks.gates.judge import Verdict
 from tasks.inspect_weights import Forensics, inspect_weights
@@ -47,6 +48,7 @@ from tasks.train_teacher import TrainedModel, train_teacher
 
 _TIMINGS = {"seconds", "tokens_per_second"}  # in a package they would make the same model a new version
 _DEMONSTRATED = 3  # golden commands that are printed, where the label set names no more
+_WORST = 3  # wrong answers of the test split that a summary names
 
 
 class Trained(NamedTuple):
@@ -103,7 +105,8 @@ def retrain(
     with models.retrain_run(run_name, params=settings.model_dump(mode="json"), tags=tags) as run:
         models.log_snapshot(run.run_id, snapshot)
         steps = Steps(place.steps, run.run_id)
-        run.log_artifact(steps.run(check_data, snapshot=snapshot).data_docs.parent, "data_docs")
+        checked = steps.run(check_data, snapshot=snapshot)
+        run.log_artifact(checked.data_docs.parent, "data_docs")
         unlabelled = take_texts(texts, place.texts) if texts else None
         trained = train(steps, settings, snapshot, place, unlabelled)
         origin = {"snapshot_sha256": snapshot.sha256, "base_sha256": trained.base.sha256}
@@ -124,6 +127,12 @@ def retrain(
             metrics={stage: evaluated.metrics for stage, evaluated in measured.metrics.items()},
             gates=list(measured.verdict.gates),
             answers=demonstrate(settings, snapshot, measured.metrics["gguf"]),
+            worst=worst_answers(settings, snapshot, measured.metrics["gguf"]),
+            reports={
+                "evaluation": measured.metrics["gguf"].page.path,
+                "forensics": measured.forensics.page.path,
+                "data": checked.data_docs,
+            },
             seconds=steps.seconds,
             reused=steps.reused,
         )
@@ -301,6 +310,20 @@ def demonstrate(settings: Profile, snapshot: Snapshot, evaluated: EvaluatedModel
     """The shipped file's answers to the first golden commands, beside those that the test split gives."""
     labels = snapshot_labels(snapshot)
     rows = golden_rows(load_report(evaluated.report.verify()).rows, labels.golden)
+    return _answers(rows[: max(_DEMONSTRATED, len(labels.golden))], settings, labels)
+
+
+def worst_answers(settings: Profile, snapshot: Snapshot, evaluated: EvaluatedModel) -> list[Answer]:
+    """The wrong answers of the shipped file that are furthest off."""
+
+    def rank(row: EvaluatedRow) -> int:
+        return 0 if row.got is None else 1 if row.got.intent != row.expected.intent else 2
+
+    wrong = sorted((row for row in load_report(evaluated.report.verify()).rows if not row.ok), key=rank)
+    return _answers(wrong[:_WORST], settings, snapshot_labels(snapshot))
+
+
+def _answers(rows: Sequence[EvaluatedRow], settings: Profile, labels: LabelSet) -> list[Answer]:
     return [
         Answer(
             command=row.command,
@@ -308,7 +331,7 @@ def demonstrate(settings: Profile, snapshot: Snapshot, evaluated: EvaluatedModel
             expected=answer_text(row.expected, labels, compact=settings.compact_answers),
             ok=row.ok,
         )
-        for row in rows[: max(_DEMONSTRATED, len(labels.golden))]
+        for row in rows
     ]
 
 

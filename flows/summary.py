@@ -1,5 +1,6 @@
 """What a retrain leaves behind, as the JSON of ``--summary``."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +12,7 @@ from tasks.gates.judge import Gate
 
 
 class Answer(BaseModel):
-    """A golden command, what the shipped file said to it, and what it should have said."""
+    """A command, what the shipped file said to it, and what it should have said."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,7 +38,9 @@ class RetrainSummary(BaseModel):
     artifacts: list[Artifact]
     metrics: dict[str, Metrics]
     gates: list[Gate]
-    answers: list[Answer]
+    answers: list[Answer]  # to the golden commands
+    worst: list[Answer]  # wrong ones of the test split: no JSON first, then the wrong intent, then wrong entities
+    reports: dict[str, Path]  # evaluation of the shipped file, weight forensics, data checks: HTML pages
     seconds: dict[str, float]
     reused: list[str]
 

@@ -11,6 +11,20 @@ _TOP = 15
 _COLOURS = {Change.INHERITED: "green", Change.SHRUNK: "green"}
 
 
+def nonfinite_table(statistics: ModelStatistics) -> Table | None:
+    """Every tensor that holds NaN or infinity, the other tables being of finite entries; None where none does."""
+    broken = [tensor for tensor in statistics.tensors if tensor.nonfinite]
+    if not broken:
+        return None
+    table = _table(f"NaN or infinity in {len(broken)} of {len(statistics.tensors)} tensors, {_shown(broken)}")
+    table.title_style = "bold red"
+    for column in ("entries", "of"):
+        table.add_column(column, justify="right")
+    for tensor in sorted(broken, key=lambda tensor: -tensor.nonfinite)[:_TOP]:
+        table.add_row(tensor.name, f"[red]{tensor.nonfinite:,}[/]", f"{tensor.entries:,}")
+    return table
+
+
 def norm_table(statistics: ModelStatistics) -> Table:
     """The norms with the largest gains."""
     table = _table(f"norms with the largest gain, {_shown(statistics.norms)}")

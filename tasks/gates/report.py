@@ -4,6 +4,26 @@ from rich.table import Table
 
 from tasks.gates.judge import Gate, Verdict
 
+_ADVICE = {
+    "json_validity": "look for answers that were cut off (raise max_new_tokens), else train for more epochs",
+    "intent_accuracy": "see the evaluation's confusion matrix, and add records of the intents that it mixes up",
+    "exact_match": "add records like the wrong rows, or set vary_entities so that values are copied, not remembered",
+    "entity_f1": "add records with such values, or set vary_entities so that values are copied, not remembered",
+    "oos_recall": "add out_of_scope records like those that were answered",
+    "oos_precision": "add records like the audit commands that were refused",
+    "norm_outliers": "see the forensics page for the layers; a lower learning_rate lets norms grow less",
+    "prompt_parity": "the file reads commands in other tokens than training did: report it with its summary.json",
+    "gguf_verification": "the file is not the model that was trained: report it with its summary.json",
+}
+
+
+def advice(gate: Gate) -> str | None:
+    """One line on what to do about a gate that failed."""
+    found = next((line for name, line in _ADVICE.items() if gate.name.startswith(name)), None)
+    if found and gate.name.endswith("_vs_champion"):
+        return f"the champion does better on these very rows: {found}"
+    return found
+
 
 def verdict_table(verdict: Verdict) -> Table:
     """The gates as a rich table."""

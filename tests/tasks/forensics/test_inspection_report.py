@@ -10,7 +10,7 @@ from rich.console import Console
 from tasks.forensics import plots
 from tasks.forensics.report import write_report
 from tasks.forensics.statistics import ModelStatistics, tensor_statistics
-from tasks.forensics.tables import comparison_table, norm_table, weight_table
+from tasks.forensics.tables import comparison_table, nonfinite_table, norm_table, weight_table
 from tasks.reports.figures import png
 
 SHORT = "2 post_feedforward_layernorm"
@@ -116,3 +116,15 @@ def test_the_scatter_counts_the_channels_that_the_comparison_finds(grown, base):
     axes = plots.gain_scatter(grown, base, ratio_max=1.5).axes[0]
     channels = sum(len(norm.gains.values) for norm in base.norms)
     assert axes.texts[0].get_text() == f"1 of {channels} channels grew by more than ×1.5"
+
+
+def test_a_terminal_names_every_tensor_with_nan_or_infinity(base, write_folder, weights) -> None:
+    assert nonfinite_table(base) is None
+    changed = {name: values.copy() for name, values in weights.items()}
+    matrix = next(name for name, values in weights.items() if values.ndim > 1)
+    changed[OUTLIER][:] = np.nan
+    changed[matrix][0, :3] = np.inf
+    table = nonfinite_table(tensor_statistics(write_folder(changed, "broken")))
+    assert table is not None and "2 of" in str(table.title)
+    rows = dict(zip(*(table.columns[index].cells for index in (0, 1)), strict=True))
+    assert f"{len(changed[OUTLIER])}" in str(rows[OUTLIER]) and "3" in str(rows[matrix])
