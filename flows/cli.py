@@ -1,7 +1,7 @@
 """The ``gemmill`` command: every subcommand is one flow or one pure call.
 
-Exit codes: 0 done, 2 bad usage or configuration, 3 a gate blocked the candidate or the verification a file, 4 data
-refused, 5 a service is out of reach.
+Exit codes: 0 done, 1 a fault of gemmill, 2 bad usage or configuration, 3 a gate blocked the candidate or the
+verification a file, 4 data refused, 5 a service is out of reach.
 """
 
 import json
@@ -26,7 +26,9 @@ from flows.options import (
     SummaryOption,
     VersionArgument,
     locate_home,
+    located_home,
     require_all_writable,
+    require_prefect,
 )
 from registry.errors import GemmillError
 
@@ -68,6 +70,7 @@ def ingest(
 ) -> None:
     """Put audit records into the audit store; refuse files with bad lines as a whole."""
     place = locate_home(home)
+    require_prefect()
     from flows import ingest as flow
     from flows.console import console
     from registry.artifacts import write_text
@@ -122,6 +125,7 @@ def retrain(
 
     load_profile(profile).require_texts(texts)  # a mistake is told before Prefect starts
     place = locate_home(home)
+    require_prefect()
     from flows import retrain as flow
     from flows.console import print_retrain
     from flows.summary import CandidateBlocked
@@ -192,6 +196,7 @@ def deploy(
 ) -> None:
     """Put a version on devices that run Ollama, and ask each its golden prompts."""
     place = locate_home(home)
+    require_prefect()
     from flows import deploy as flow
     from flows.console import console, device_table
     from registry.artifacts import write_text
@@ -218,17 +223,34 @@ def _report_version(version: Any, summary: Path | None) -> None:
 
 
 def main() -> None:
-    """Run the command; an expected error is one sentence and its exit code."""
+    """Run the command; an expected error is one sentence and its exit code, any other one a sentence and a log file."""
     try:
         app()
-    except GemmillError as error:
-        from data_checks.quarantine import LinesRefused, problem_table
-        from flows.console import errors, print_error
+    except Exception as error:
+        sys.exit(_told(error))
 
-        if isinstance(error, LinesRefused):
-            errors.print(problem_table(error.problems))
-        print_error(error)
-        sys.exit(error.exit_code)
+
+def _told(error: Exception) -> int:
+    """Print what went wrong and return the exit code."""
+    from data_checks.quarantine import LinesRefused, problem_table
+    from flows.console import errors, print_error
+    from flows.faults import as_expected, write_log
+
+    expected = as_expected(error)
+    if isinstance(expected, LinesRefused):
+        errors.print(problem_table(expected.problems))
+    if expected:
+        print_error(expected)
+        return expected.exit_code
+    try:
+        log = f"the traceback is in {write_log(error, located_home())}"
+    except GemmillError as unwritable:
+        log = f"its traceback is lost, since {unwritable}".rstrip(".")
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    print_error(
+        f"gemmill met a fault of its own, {type(error).__name__}: {said}. Nothing that was stored is lost; {log}."
+    )
+    return GemmillError.exit_code
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def set_up_logging(*, verbose: bool) -> None:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels at import
 
 
-def print_error(error: Exception) -> None:
+def print_error(error: Exception | str) -> None:
     errors.print(f"[bold red]error:[/] {escape(masked(str(error)))}", soft_wrap=True)
 
 

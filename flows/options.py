@@ -3,9 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from registry.home import Home
 
 
 def _require(kind: str) -> Callable[[str | None], str | None]:
@@ -21,6 +24,7 @@ def _require(kind: str) -> Callable[[str | None], str | None]:
     return check
 
 
+_PROBE_SECONDS = 5.0
 MODEL_NAME = "gemma3-manufacturing"  # of the shipped profiles
 
 HomeOption = Annotated[Path | None, typer.Option(help="Where state lives; else GEMMILL_HOME, else .gemmill.")]
@@ -44,16 +48,47 @@ VersionArgument = Annotated[int, typer.Argument(min=1, help="Version of the regi
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
 
 
+_located: "Home | None" = None
+
+
 def locate_home(home: Path | None) -> Path:
     """The home; Prefect's own state goes there too, so that a run leaves nothing elsewhere."""
     from registry.artifacts import require_writable
     from registry.home import Home
 
-    located = Home.locate(home).made()
+    global _located
+    located = _located = Home.locate(home).made()
     if not {"PREFECT_API_URL", "PREFECT_HOME"} & os.environ.keys():
         require_writable(located.prefect / "prefect.db")  # makes the folder, which Prefect's server does not
         os.environ["PREFECT_HOME"] = str(located.prefect)
     return located.path
+
+
+def located_home() -> "Home":
+    """The home of the command that runs, also where it has not come to need one."""
+    from registry.home import Home
+
+    return _located or Home.locate(None)
+
+
+def require_prefect() -> None:
+    """Raise ServiceUnavailable at once where PREFECT_API_URL names a server that does not answer."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return
+    import httpx
+
+    from registry.errors import ServiceUnavailable
+
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/health", timeout=_PROBE_SECONDS)
+        fault = f"it answers {answer.status_code}" if answer.is_server_error else None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        fault = str(error) or type(error).__name__
+    if fault:
+        raise ServiceUnavailable(
+            f"No Prefect server answers at {url} ({fault}); start it, or unset PREFECT_API_URL to run without one."
+        )
 
 
 def require_all_writable(*paths: Path | None) -> None:

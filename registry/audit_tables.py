@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
+from registry.databases import open_engine
 from registry.errors import ServiceUnavailable, UsageError
 from registry.urls import masked
 
@@ -67,16 +68,10 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            parsed = sa.make_url(url)
-            self.url = masked(parsed.render_as_string(hide_password=True))
-            self._engine = sa.create_engine(parsed)
-        except (NoSuchModuleError, ImportError) as error:
-            raise UsageError(f"{self.url} needs a database driver that is not installed: {error}.") from error
-        except ArgumentError as error:
-            raise UsageError("the database URL cannot be read; it should be like sqlite:///audit.db.") from error
+        self.url = masked(url)
+        self._engine = open_engine(url, "audit")
         if self._engine.dialect.name == "sqlite":
-            _prepare_sqlite(self._engine, parsed.database)
+            _prepare_sqlite(self._engine, self._engine.url.database)
         with self.transaction(writes=True) as connection:
             metadata.create_all(connection)
 
@@ -87,6 +82,10 @@ class Database:
             with self._engine.execution_options(writes=writes).begin() as connection:
                 yield connection
         except OperationalError as error:
+            if "disk is full" in str(error.orig):
+                raise UsageError(
+                    f"The disk of the audit store {self.url} is full; nothing was stored, make room."
+                ) from error
             raise ServiceUnavailable(f"the audit store {self.url} cannot be reached: {error.orig}.") from error
         except IntegrityError as error:
             raise ServiceUnavailable(

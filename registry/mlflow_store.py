@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from registry.artifacts import require_writable
+from registry.databases import require_database
 from registry.errors import ServiceUnavailable, UsageError
 from registry.home import Home
 from registry.mlflow_relocation import follow_moved_home
@@ -65,6 +66,8 @@ def connect(home: Path, tracking_uri: str | None = None) -> str:
         _require_answer(uri)
     else:
         require_writable(located.mlflow_database)
+        if not uri.startswith("sqlite"):
+            require_database(uri, "mlflow")  # MLflow itself would try for half an hour, in silence
     # A server keeps artifacts where its operator said; a database alone would put them in the current folder.
     artifacts = None if is_server else located.mlflow_artifacts.as_uri()
 
@@ -99,6 +102,8 @@ def store_errors(uri: str | None = None) -> Iterator[None]:
     except RequestException as error:
         raise ServiceUnavailable(f"MLflow at {where} is out of reach: {_first_line(error)}.") from error
     except MlflowException as error:
+        if "disk is full" in str(error):
+            raise UsageError(f"The disk of MLflow at {where} is full; make room and run this again.") from error
         kind = ServiceUnavailable if error.get_http_status_code() >= 500 else UsageError
         raise kind(f"MLflow at {where}: {_first_line(error)}") from error
 
@@ -109,7 +114,11 @@ def _first_line(error: Exception) -> str:
 
 def _require_answer(uri: str) -> None:
     try:
-        httpx.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS)
+        answer = httpx.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS)
+        answer.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        if error.response.is_server_error:
+            raise ServiceUnavailable(f"MLflow at {uri} answers {error.response.status_code}; see its log.") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServiceUnavailable(
             f"No MLflow server answers at {uri} ({_first_line(error)}); start it, or unset "

@@ -1,5 +1,6 @@
 """Everything that a MODEL on the command line can mean, opened as one interface."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from registry.urls import is_this_machine, masked
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.prediction import Prediction, Runtime, answer_concurrently
 
+_SHOWN = 80  # characters of an answer that is none
 _TIMEOUT = 120.0  # seconds for one answer; an edge device may have to load the model first
 
 
@@ -55,8 +57,8 @@ class OllamaRuntime:
 class HttpRuntime:
     """A gateway: ``POST {url}/answer`` takes ``{"command": str}`` and returns the record contract's response.
 
-    The whole body of a 200 response is the answer. Raises ServiceUnavailable at any other status, UsageError for a URL
-    that names no host.
+    The whole body of a 200 response is the answer. Raises ServiceUnavailable at any other status and where no answer
+    has a form that a model behind a gateway can give, UsageError for a URL that names no host.
     """
 
     def __init__(self, url: str, *, parallel: int = 1) -> None:
@@ -81,9 +83,16 @@ class HttpRuntime:
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
         """The gateway's answers, ``parallel`` at a time."""
-        return answer_concurrently(
+        predictions = answer_concurrently(
             self._answer_one, commands, workers=self._parallel, description=f"asking {self._url}"
         )
+        if predictions and all(_is_foreign(prediction.text) for prediction in predictions):
+            said = predictions[0].text.strip()[:_SHOWN] or "nothing"
+            raise ServiceUnavailable(
+                f"{self._url} is no gateway: none of its {len(predictions)} answers is that of a model, the first is "
+                f'{said!r}. It should take {{"command": …}} and give {{"intent": …, "entities": …}}.'
+            )
+        return predictions
 
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
@@ -96,6 +105,21 @@ class HttpRuntime:
                 f"{self._url} answered {response.status_code} {response.reason_phrase}; see the gateway's log."
             )
         return Prediction(text=response.text, tokens=0, seconds=time.perf_counter() - started)
+
+
+def _is_foreign(text: str) -> bool:
+    """Whether an answer is a page, nothing, or JSON of another protocol.
+
+    A bad model cuts its JSON short or gets entities wrong; {"error": …} and <html> come from a server.
+    """
+    text = text.strip()
+    if not text or text.startswith("<"):
+        return True
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return False
+    return not (isinstance(value, dict) and "intent" in value)
 
 
 def open_runtime(
