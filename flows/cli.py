@@ -123,7 +123,9 @@ def retrain(
     """Run the main job: train, export, measure, judge and register a candidate."""
     from flows.settings import load_profile
 
-    load_profile(profile).require_texts(texts)  # a mistake is told before Prefect starts
+    settings = load_profile(profile)  # a mistake is told before Prefect starts
+    settings.require_texts(texts)
+    settings.require_packages()
     place = locate_home(home)
     require_prefect()
     from flows import retrain as flow

@@ -98,6 +98,7 @@ def retrain(
     if summary:
         require_writable(summary)
     settings.require_texts(texts)
+    settings.require_packages()
     models.connect(place.path)
     snapshot = take_snapshot(place.database_url, _dataset(place, data, labels, dataset), place.snapshots)
 

@@ -1,7 +1,8 @@
 """Profiles; every fault in one is reported at once."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
 
@@ -11,7 +12,7 @@ from deployment.prompt import Prompt
 from deployment.turns import Turns
 from registry.errors import UsageError
 from registry.names import name_fault
-from tasks.bases.spec import StartingBase, StudentBase
+from tasks.bases.spec import ScratchBase, StartingBase, StudentBase, TeacherBase
 from tasks.cores import usable_cores
 from tasks.depth.recipe import DepthRecipe
 from tasks.gates.thresholds import Thresholds
@@ -101,24 +102,63 @@ class Profile(_Settings):
             raise ValueError(f"evaluation.context is {self.evaluation.context}, a training record may have {longest}")
         return self
 
-    @model_validator(mode="after")
-    def _pretraining_is_plain(self) -> Self:
-        recipe = self.pretraining
-        if recipe and (recipe.qat or recipe.changes_records or recipe.processes > 1):
-            raise ValueError(
-                'pretraining is plain: set qat = false, vary_entities = "no", bpe_dropout = 0 and processes = 1 there'
-            )
-        return self
+    @field_validator("instruction")
+    @classmethod
+    def _instruction_fits_a_modelfile(cls, instruction: str) -> str:
+        if '"""' in instruction or "\0" in instruction:
+            raise ValueError('a Modelfile cannot hold """ or a NUL character; reword it')
+        return instruction
 
     @model_validator(mode="after")
-    def _qat_has_a_grid(self) -> Self:
-        if (self.teacher.training.qat or self.student.training.qat) and not self.export.weights.is_block_type:
-            raise ValueError(f"qat is for block types, export.weights is {self.export.weights}; set qat = false")
+    def _parts_fit_together(self) -> Self:
+        faults = [*self._faults_of_training(), *self._faults_of_shape()]
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
+
+    def _faults_of_training(self) -> Iterator[str]:
+        recipe = self.pretraining
+        if recipe and (recipe.qat or recipe.changes_records or recipe.processes > 1):
+            yield 'pretraining is plain: set qat = false, vary_entities = "no", bpe_dropout = 0 and processes = 1 there'
+        if (self.teacher.training.qat or self.student.training.qat) and not self.export.weights.is_block_type:
+            yield f"qat is for block types, export.weights is {self.export.weights}; set qat = false"
+
+    def _faults_of_shape(self) -> Iterator[str]:
+        evaluation = self.evaluation
+        if evaluation.max_new_tokens >= evaluation.context:
+            yield (
+                f"evaluation.max_new_tokens is {evaluation.max_new_tokens}, which leaves no room for a command in the "
+                f"{evaluation.context} tokens of evaluation.context"
+            )
+        for name, base in (("teacher", self.teacher.base), ("student", self.student.base)):
+            if isinstance(base, ScratchBase) and self.turns != Turns.GEMMA:
+                yield f'{name}.base is a Gemma 3 from scratch, whose turns are "gemma", not "{self.turns}"'
+        depth, base = self.student.depth, self.student.base
+        origin = self.teacher.base if isinstance(base, TeacherBase) else base
+        if depth and isinstance(origin, ScratchBase) and depth.layers >= origin.layers:
+            yield f"student.depth.layers is {depth.layers} of the base's {origin.layers}; keep fewer"
+        kept = self.student.distill.cache_top_k
+        if kept and isinstance(self.teacher.base, ScratchBase) and kept > self.teacher.base.vocab_size:
+            yield f"student.distill.cache_top_k is {kept}, the vocabulary has {self.teacher.base.vocab_size} tokens"
 
     @property
     def prompt(self) -> Prompt:
         return Prompt(instruction=self.instruction, turns=self.turns, compact=self.compact_answers)
+
+    def require_packages(self) -> None:
+        """Raise UsageError where a package is missing that only a later step would come to need."""
+        recipes = (self.teacher.training, self.student.training, self.pretraining)
+        bits = [*(recipe.load_bits for recipe in recipes if recipe), self.student.distill.teacher_bits]
+        eight_bit = any(recipe.optimizer == "adamw_8bit" for recipe in recipes if recipe)
+        if (eight_bit or {4, 8} & set(bits)) and not find_spec("bitsandbytes"):
+            raise UsageError(
+                f"profile {self.name} needs bitsandbytes for 4 or 8 bits; pip install 'gemmill[bitsandbytes]', or set "
+                'load_bits and teacher_bits to 16 or 32 and optimizer = "adamw".'
+            )
+        if self.vocabulary and self.vocabulary.words and not find_spec("wordfreq"):
+            raise UsageError(
+                f"profile {self.name} needs a word list; pip install 'gemmill[vocabulary]', or set words = 0."
+            )
 
     def require_texts(self, texts: Sequence[Path] | None) -> None:
         """Raise UsageError where unlabelled texts are missing, or of no use."""

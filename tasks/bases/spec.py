@@ -1,9 +1,9 @@
 """Where a model starts from: the kinds of base that a profile can name."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Base(BaseModel):
@@ -22,6 +22,12 @@ class ScratchBase(_Base):
     kv_heads: int = Field(ge=1)
     head_dim: int = Field(ge=8, multiple_of=8)
     seed: int
+
+    @model_validator(mode="after")
+    def _heads_share_keys_evenly(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} kv_heads evenly; make heads a multiple")
+        return self
 
 
 class WeightsPackageBase(_Base):

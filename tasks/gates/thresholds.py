@@ -16,7 +16,7 @@ class Thresholds(BaseModel):
     A floor of 0 still asks that the metric was measured.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     json_validity_min: _Share
     intent_accuracy_min: _Share

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LoraRecipe(_Frozen):
@@ -123,3 +123,9 @@ class DistillRecipe(_Frozen):
     cache_top_k: int | None = Field(
         ge=1, default=None, description="keep so many of the teacher's tokens per position on disk; null asks it anew"
     )
+
+    @model_validator(mode="after")
+    def _loss_is_not_nothing(self) -> Self:
+        if self.alpha_kd == self.alpha_ce == 0:
+            raise ValueError("alpha_kd and alpha_ce are both 0, so nothing would be learnt; raise one")
+        return self

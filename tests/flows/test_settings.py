@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flows import settings
 from flows.settings import PROFILES_FOLDER, Profile, load_profile, shipped_profiles
 from registry.errors import UsageError
 
@@ -107,3 +108,60 @@ def test_a_file_that_is_not_toml_is_refused(content: bytes, tmp_path: Path) -> N
     (tmp_path / "p.toml").write_bytes(content)
     with pytest.raises(UsageError, match=r"p\.toml is not TOML: "):
         load_profile(str(tmp_path / "p.toml"))
+
+
+@pytest.mark.parametrize(
+    ("key", "line", "fault"),
+    [
+        ("instruction", 'instruction = \'say """JSON"""\'', r'instruction: a Modelfile cannot hold """'),
+        ("instruction", 'instruction = "a\\u0000b"', "instruction: a Modelfile cannot hold"),
+        ("model_name", 'model_name = "../../evil"', r"model_name: '../../evil' is no name; write 1 to 64"),
+        ("model_name", 'model_name = ""', "model_name: '' is no name"),
+        ("model_name", 'model_name = "con"', "model_name: 'con' is a device on Windows"),
+        ("exact_match_min", "exact_match_min = nan", "gates.exact_match_min: "),
+        ("exact_match_min", "exact_match_min = -0.1", "gates.exact_match_min: "),
+        ("norm_outlier_ratio_max", "norm_outlier_ratio_max = inf", "gates.norm_outlier_ratio_max: "),
+        ("learning_rate", "learning_rate = inf", "teacher.training.learning_rate: "),
+        ("kv_heads", "kv_heads = 3", "4 heads cannot share 3 kv_heads evenly"),
+        ("max_new_tokens", "max_new_tokens = 512", "leaves no room for a command in the 512 tokens"),
+        ("turns", 'turns = "chatml"', 'teacher.base is a Gemma 3 from scratch, whose turns are "gemma", not "chatml"'),
+        ("temperature", "temperature = 2.0\ncache_top_k = 4096", "cache_top_k"),
+    ],
+)
+def test_what_would_fail_after_training_is_told_before(key: str, line: str, fault: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "p.toml", **{key: line})
+    with pytest.raises(UsageError) as caught:
+        load_profile(str(path))
+    assert fault in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_loss_of_nothing_and_too_many_layers_are_refused(tmp_path: Path) -> None:
+    text = (PROFILES_FOLDER / "tiny.toml").read_text()
+    path = tmp_path / "p.toml"
+    path.write_text(text.replace("alpha_kd = 0.7", "alpha_kd = 0").replace("alpha_ce = 0.3", "alpha_ce = 0"))
+    with pytest.raises(UsageError, match="nothing would be learnt"):
+        load_profile(str(path))
+    path.write_text(f"{text}\n[student.depth]\nlayers = 4\n")
+    with pytest.raises(UsageError, match=r"student\.depth\.layers is 4 of the base's 4; keep fewer"):
+        load_profile(str(path))
+
+
+def test_faults_between_the_parts_are_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.toml", weights='weights = "f16"', turns='turns = "chatml"')
+    with pytest.raises(UsageError, match=r"qat is for block types.*; teacher\.base is a Gemma 3 from scratch"):
+        load_profile(str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"), [("load_bits = 8\n", "bitsandbytes"), ("[vocabulary]\nwords = 9\nminimum_count = 1\n", "word")]
+)
+def test_a_package_that_a_later_step_needs_is_asked_for_first(
+    line: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    load_profile("tiny").require_packages()
+    text = (PROFILES_FOLDER / "tiny.toml").read_text()
+    changed = text.replace("teacher_bits = 32", "teacher_bits = 8") if "bits" in line else f"{text}\n{line}"
+    (tmp_path / "p.toml").write_text(changed)
+    with pytest.raises(UsageError, match=missing):
+        load_profile(str(tmp_path / "p.toml")).require_packages()
