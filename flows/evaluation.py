@@ -14,6 +14,8 @@ from registry.artifacts import Artifact, file_sha256
 from registry.errors import UsageError
 from registry.home import Home
 from registry.urls import masked
+from tasks.checkpoints.adapters import tokenizer_folder
+from tasks.checkpoints.folders import is_model_folder
 from tasks.cores import usable_cores
 from tasks.evaluation.prediction import Runtime
 from tasks.evaluation.report import EvaluationReport, evaluation_report
@@ -76,8 +78,8 @@ def turns_of(model: Path) -> Turns:
     if model.suffix == ".gguf" and model.is_file():
         with GgufFile(model) as file:
             tokens = set(file.metadata.get("tokenizer.ggml.tokens", ()))
-    elif (model / "tokenizer.json").is_file():
-        added = read_json(model / "tokenizer.json", MAX_TOKENIZER).get("added_tokens")
+    elif is_model_folder(model) and (file := tokenizer_folder(model) / "tokenizer.json").is_file():
+        added = read_json(file, MAX_TOKENIZER).get("added_tokens")
         tokens = {token.get("content") for token in added} if isinstance(added, list) else set()
     else:
         return Turns.GEMMA

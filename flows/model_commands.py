@@ -35,7 +35,7 @@ def inspect(
     require_all_writable(json_path, html_path)
     from flows.console import console
     from registry.artifacts import write_text
-    from tasks.bases.resolve import model_path
+    from tasks.checkpoints.hub import model_path
     from tasks.forensics import tables
     from tasks.forensics.comparison import compare_outliers
     from tasks.forensics.report import write_report
@@ -106,7 +106,8 @@ def convert(
     from flows.console import console, plan_table
     from registry.artifacts import write_text
     from registry.errors import UsageError
-    from tasks.gguf_export.adapter import adapter_type, export_adapter, is_adapter, plan_adapter
+    from tasks.checkpoints.folders import is_adapter
+    from tasks.gguf_export.adapter import adapter_type, export_adapter, plan_adapter
     from tasks.gguf_export.labels import quant_type
     from tasks.gguf_export.writer import export_gguf, plan_export
 
@@ -214,7 +215,7 @@ def prune_vocab(
     from flows.evaluation import turns_of
     from registry.artifacts import write_text
     from registry.errors import UsageError
-    from tasks.bases.resolve import model_path
+    from tasks.checkpoints.hub import model_path
     from tasks.vocabulary.corpus import read_corpus
     from tasks.vocabulary.growth import grow_vocabulary
     from tasks.vocabulary.pruning import prune_vocabulary

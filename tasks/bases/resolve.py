@@ -11,14 +11,15 @@ from pathlib import Path
 
 from data_checks.contract import LabelSet, Record
 from registry.artifacts import file_sha256
-from registry.errors import ServiceUnavailable, UsageError
+from registry.errors import UsageError
 from tasks.bases.spec import FolderBase, GgufBase, HubBase, ScratchBase, WeightsPackageBase
+from tasks.checkpoints.folders import CONFIG_FILE
+from tasks.checkpoints.hub import hub_folder
+from tasks.gguf_export.files import read_json
 from tasks.gguf_export.reader import import_gguf
+from tasks.gguf_export.source import require_described
 
 logger = logging.getLogger(__name__)
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
-              "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja",
-              "special_tokens_map.json", "added_tokens.json"]  # fmt: skip
 _TERMS = "data/GEMMA_TERMS.html"  # in a weights package
 
 AnyBase = ScratchBase | WeightsPackageBase | GgufBase | FolderBase | HubBase
@@ -51,11 +52,11 @@ def resolve_base(base: AnyBase, cache: Path, *, records: Sequence[Record], label
                 raise UsageError(f"the base {base.path} does not exist; name a GGUF file.")
             return _from_gguf(base.path, file_sha256(base.path), cache)
         case FolderBase():
-            if not (base.path / "config.json").is_file():
+            if not (base.path / CONFIG_FILE).is_file():
                 raise UsageError(f"the base {base.path} has no config.json; name a Hugging Face folder.")
-            return base.path
+            return _whole(base.path)
         case HubBase():
-            return _from_hub(base)
+            return _whole(hub_folder(base.id, base.revision))
 
 
 def licence_terms(base: AnyBase) -> Path | None:
@@ -67,12 +68,10 @@ def licence_terms(base: AnyBase) -> Path | None:
     return terms if terms and terms.is_file() else None
 
 
-def model_path(name: str) -> Path:
-    """A path as it is; a hub id as the folder that the hub's cache keeps."""
-    path = Path(name)
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
-        return path
-    return _from_hub(HubBase(kind="hub", id=name))
+def _whole(folder: Path) -> Path:
+    """``folder``, whose weights are looked at now rather than by the training."""
+    require_described(folder, read_json(folder / CONFIG_FILE))
+    return folder
 
 
 def _from_gguf(gguf: Path, sha256: str, cache: Path) -> Path:
@@ -121,37 +120,3 @@ def _package_folder(base: WeightsPackageBase) -> Path | None:
 
 def _module(base: WeightsPackageBase) -> str:
     return base.distribution.replace("-", "_")
-
-
-def _from_hub(base: HubBase) -> Path:
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-        XetDownloadError,
-    )
-
-    try:
-        return Path(snapshot_download(base.id, revision=base.revision, allow_patterns=_HUB_FILES))
-    except GatedRepoError as error:
-        raise UsageError(
-            f"{base.id} is licence-gated: accept its terms on its hub page and set HF_TOKEN, or take a profile with "
-            "another base."
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise UsageError(
-            f"the hub has no model {base.id} with a revision {base.revision}, or HF_TOKEN may not see it; check both."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ServiceUnavailable(
-            f"the hub is out of reach and {base.id} is not in the local cache; connect once, or take a profile with "
-            "another base."
-        ) from error
-    except (HfHubHTTPError, httpx.HTTPError, XetDownloadError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ServiceUnavailable(f"the hub did not deliver {base.id} ({reason}); try again later.") from error

@@ -12,13 +12,14 @@ from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt, require_turns
 from registry.artifacts import atomic_directory
 from registry.errors import GemmillError, UsageError
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.depth.loss import DepthLoss, Layers
 from tasks.depth.recipe import DepthRecipe
 from tasks.depth.selection import Removal, leave_out, require_exportable, without
 from tasks.depth.writing import write_layers
 from tasks.gguf_export.source import read_text_config
 from tasks.training.examples import Batch, build_examples, epoch_batches
-from tasks.training.models import load_model, load_tokenizer
+from tasks.training.models import load_model
 
 _RECORDS = 32  # that the loss is measured on, evenly spread; the standard error is then far below what a layer costs
 _BATCH_SIZE = 16

@@ -1,6 +1,5 @@
 """Greedy answers by PyTorch, from a Hugging Face folder or a PEFT adapter folder."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -9,21 +8,17 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from deployment.prompt import Prompt, encode_prompt, require_turns
-from registry.errors import UsageError
+from tasks.checkpoints.loading import load_tokenizer, load_with_adapter
 from tasks.evaluation.prediction import Prediction, answers_progress
-
-_ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class HuggingFaceRuntime:
     """The model in ``model_dir``, float32 weights, on a GPU where there is one; ``bf16`` is for autocast.
 
-    An adapter folder names its base in ``adapter_config.json``. Raises UsageError where there is no model.
+    An adapter folder names its base in ``adapter_config.json``. Raises UsageError where there is no whole model.
     """
 
     def __init__(
@@ -43,7 +38,6 @@ class HuggingFaceRuntime:
 
     def __enter__(self) -> Self:
         self._model, self._tokenizer = load_model(self._model_dir)
-        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
         return self
 
     def __exit__(
@@ -64,31 +58,10 @@ class HuggingFaceRuntime:
         )
 
 
-def is_model_folder(folder: Path) -> bool:
-    """Whether ``folder`` looks like a Hugging Face model or a PEFT adapter."""
-    return (folder / "config.json").is_file() or (folder / _ADAPTER_CONFIG).is_file()
-
-
-def load_model(folder: Path) -> tuple[nn.Module, Any]:
-    """The causal language model in ``folder``, float32 and in evaluation mode, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    is_adapter = (folder / _ADAPTER_CONFIG).is_file()
-    if is_adapter and not (folder / _ADAPTER_WEIGHTS).is_file():
-        raise UsageError(f"{folder} holds no {_ADAPTER_WEIGHTS}; save the adapter with safetensors.")
-    base = json.loads((folder / _ADAPTER_CONFIG).read_text())["base_model_name_or_path"] if is_adapter else folder
-    try:
-        # An adapter folder carries the tokenizer that it was trained with.
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
-        if is_adapter:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, folder)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(f"{folder} cannot be loaded as a Hugging Face model: {reason}.") from error
-    return model.eval(), tokenizer
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """The causal language model in ``folder``, float32 and in evaluation mode, and its tokenizer; of an adapter, those
+    of its base where it has none."""
+    return load_with_adapter(folder), load_tokenizer(folder)
 
 
 @torch.inference_mode()

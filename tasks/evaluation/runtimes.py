@@ -14,6 +14,7 @@ from deployment.prompt import Prompt
 from deployment.turns import as_plain_text
 from registry.errors import ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
+from tasks.checkpoints.folders import is_model_folder
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.prediction import Prediction, Runtime, answer_concurrently
 
@@ -148,10 +149,10 @@ def open_runtime(
         return LlamaServer(
             path, prompt=prompt, threads=threads, slots=parallel, context=context, max_new_tokens=max_new_tokens
         )
-    # Torch and transformers take seconds to import, which a GGUF file or a server does not need.
-    from tasks.evaluation.hf_runtime import HuggingFaceRuntime, is_model_folder
-
     if is_model_folder(path):
+        # Torch and transformers take seconds to import, which a GGUF file or a server does not need.
+        from tasks.evaluation.hf_runtime import HuggingFaceRuntime
+
         return HuggingFaceRuntime(path, prompt=prompt, max_new_tokens=max_new_tokens, batch_size=parallel, bf16=bf16)
     fault = "holds no config.json" if path.is_dir() else "is neither a folder nor a .gguf file"
     raise UsageError(

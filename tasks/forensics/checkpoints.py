@@ -15,17 +15,28 @@ from typing import Any
 import numpy as np
 
 from registry.errors import UsageError
-from tasks.forensics.names import name_from_gguf, plain_name
+from tasks.checkpoints.adapters import (
+    adapter_names,
+    is_lora,
+    matrices_of,
+    read_adapter_config,
+    require_pairs,
+    require_whole_lora,
+)
+from tasks.checkpoints.folders import CONFIG_FILE, adapter_weights, is_adapter, is_model_folder
+from tasks.checkpoints.names import naming
+from tasks.forensics.names import name_from_gguf
 from tasks.gguf_export.base_layers import base_layers, base_layers_of_file
 from tasks.gguf_export.checkpoint import Checkpoint as SafetensorsFolder
+from tasks.gguf_export.checkpoint import stored_types
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.files import read_json
+from tasks.gguf_export.source import require_described
 
 logger = logging.getLogger(__name__)
 
 _CHUNK_ENTRIES = 1 << 18  # 1 MB of float32: stays in the processor's cache from one figure to the next
 _UNMERGED = ("use_dora", "alpha_pattern", "fan_in_fan_out")  # adapter settings that need peft itself
-_ADAPTER_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +91,10 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
     if path.is_file():
         with GgufFile(path) as file:
             yield _from_gguf(file)
-    elif (path / "adapter_config.json").is_file():
+    elif is_adapter(path):
         with _adapter(path) as checkpoint:
             yield checkpoint
-    elif (path / "config.json").is_file():
+    elif is_model_folder(path):
         with _folder(path) as checkpoint:
             yield checkpoint
     else:
@@ -112,12 +123,14 @@ def _from_gguf(file: GgufFile) -> Checkpoint:
 
 @contextmanager
 def _folder(path: Path) -> Iterator[Checkpoint]:
-    config = read_json(path / "config.json")
+    config = read_json(path / CONFIG_FILE)
     architecture = str(config.get("model_type", "unknown"))
+    require_described(path, config)
     with SafetensorsFolder(path) as files:
+        files.rename(naming(config, all_parts=True))
         tensors = [
             StoredTensor(
-                name=plain_name(name),
+                name=name,
                 shape=tensor.shape,
                 dtype=tensor.dtype,
                 rows=lambda start, stop, name=name: files.rows(name, start, stop),
@@ -134,18 +147,25 @@ def _folder(path: Path) -> Iterator[Checkpoint]:
 
 @contextmanager
 def _adapter(path: Path) -> Iterator[Checkpoint]:
-    config = read_json(path / "adapter_config.json")
-    own = _adapter_tensors(path / "adapter_model.safetensors")
+    config = read_adapter_config(path)
+    own = _adapter_tensors(adapter_weights(path))
     base_path = Path(str(config.get("base_model_name_or_path") or ""))
-    if not (base_path / "config.json").is_file():
+    if not (base_path / CONFIG_FILE).is_file():
         logger.warning("the base %s is no local folder: only the adapter's own tensors are read", base_path)
+        own = _renamed(own, adapter_names(path, own, {}))
+        if is_lora(config):
+            require_pairs(path, own)
         tensors = [_in_memory(name, tensor) for name, tensor in own.items()]
         yield Checkpoint(format="adapter", architecture="unknown", tensors=tuple(tensors))
         return
     unmerged = [key for key in _UNMERGED if config.get(key)]
-    if unmerged:
-        raise UsageError(f"{path} uses {unmerged[0]}, which only peft can merge; merge it into its base first.")
+    if unmerged or not is_lora(config):
+        found = unmerged[0] if unmerged else config["peft_type"]
+        raise UsageError(f"{path} uses {found}, which only peft can merge; merge it into its base first.")
+    own = _renamed(own, adapter_names(path, own, read_json(base_path / CONFIG_FILE)))
     with _folder(base_path) as base:
+        matrices = matrices_of({tensor.name: tensor.shape for tensor in base.tensors})
+        require_whole_lora(path, config, {name: values.shape for name, values in own.items()}, matrices)
         merged = tuple(_merged(tensor, own, config) for tensor in base.tensors)
         if own:
             raise UsageError(f"{path} changes {next(iter(own))}, which {base_path} lacks; is that its base?")
@@ -156,11 +176,15 @@ def _adapter_tensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    stored_types(path)  # tells float8 as such
     try:
-        tensors = load_file(path)
+        return {name: tensor.float().numpy() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is not a sound safetensors file: {error}. Save the adapter again.") from error
-    return {plain_name(name.removeprefix(_ADAPTER_PREFIX)): tensor.float().numpy() for name, tensor in tensors.items()}
+
+
+def _renamed(tensors: dict[str, np.ndarray], names: dict[str, str]) -> dict[str, np.ndarray]:
+    return {name: tensors[stored] for stored, name in names.items()}
 
 
 def _in_memory(name: str, values: np.ndarray) -> StoredTensor:

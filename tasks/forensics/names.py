@@ -44,14 +44,6 @@ def norm_offset(architecture: str, name: str) -> float:
     return 1.0 if architecture in _UNIT_OFFSET_NORMS and "vision_tower" not in name else 0.0
 
 
-def plain_name(name: str) -> str:
-    """The name that a tensor has in a text-only model; multimodal ones nest it under ``language_model``."""
-    for nested in ("model.language_model.", "language_model.model."):
-        if name.startswith(nested):
-            return "model." + name.removeprefix(nested)
-    return name.removeprefix("language_model.")
-
-
 def name_from_gguf(name: str, architecture: str) -> str:
     """The Hugging Face name of a GGUF tensor; names that are not in the table stay as they are."""
     described = architecture_of_file(architecture)

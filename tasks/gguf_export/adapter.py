@@ -14,8 +14,9 @@ from typing import Any
 from gguf.constants import GGML_QUANT_VERSION, GGUFValueType
 
 from registry.errors import UsageError
-from tasks.gguf_export.architectures import Model, describe
-from tasks.gguf_export.architectures.base import EMBEDDING, Layout
+from tasks.checkpoints.adapters import adapter_names, is_lora, matrices_of, read_adapter_config, require_whole_lora
+from tasks.checkpoints.folders import CONFIG_FILE, adapter_weights
+from tasks.gguf_export.architectures import EMBEDDING, Config, Layout, describe
 from tasks.gguf_export.checkpoint import Checkpoint
 from tasks.gguf_export.container import KeyValue, header_bytes
 from tasks.gguf_export.files import read_json, shown
@@ -23,9 +24,7 @@ from tasks.gguf_export.plan import TensorPlan
 from tasks.gguf_export.writer import ExportPlan, ExportReport, tensor_headers, write_export
 from tasks.quant.types import BLOCK_SIZE, QuantType
 
-CONFIG_FILE = "adapter_config.json"
-_WEIGHTS_FILE = "adapter_model.safetensors"
-_TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+_TENSOR = re.compile(r"(.+)\.lora_([AB])\.weight")
 _TYPES = (QuantType.F32, QuantType.F16, QuantType.BF16, QuantType.Q8_0)
 # What changes the function and is not in the two matrices of a module.
 _UNSUPPORTED = ("use_dora", "use_qalora", "use_bdlora", "alpha_pattern", "fan_in_fan_out", "lora_bias",
@@ -33,10 +32,6 @@ _UNSUPPORTED = ("use_dora", "use_qalora", "use_bdlora", "alpha_pattern", "fan_in
                 "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
                 "velora_config")  # fmt: skip
 _CHANGES_THE_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE)
-
-
-def is_adapter(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file()
 
 
 def adapter_type(label: str) -> QuantType:
@@ -48,7 +43,7 @@ def adapter_type(label: str) -> QuantType:
 
 def plan_adapter(adapter_dir: Path, *, weights: QuantType, base: Path | None = None) -> ExportPlan:
     """What :func:`export_adapter` with the same arguments will write; no weight is read for it."""
-    with Checkpoint(adapter_dir, _WEIGHTS_FILE) as checkpoint:
+    with Checkpoint(adapter_dir, adapter_weights(adapter_dir).name) as checkpoint:
         return _plan(adapter_dir, checkpoint, weights, base, adapter_dir.resolve().name)
 
 
@@ -67,20 +62,24 @@ def export_adapter(
     Raises:
         UsageError: the folder is unsound, is not for this base, or does more than llama.cpp's adapters can.
     """
-    with Checkpoint(adapter_dir, _WEIGHTS_FILE) as checkpoint:
+    with Checkpoint(adapter_dir, adapter_weights(adapter_dir).name) as checkpoint:
         plan = _plan(adapter_dir, checkpoint, weights, base, name or adapter_dir.resolve().name)
         return write_export(out, plan, checkpoint)
 
 
 def _plan(adapter_dir: Path, checkpoint: Checkpoint, weights: QuantType, base: Path | None, name: str) -> ExportPlan:
     weights = adapter_type(weights)
-    config = read_json(adapter_dir / CONFIG_FILE)
-    model = _base(adapter_dir, config, base)
-    ranks = _ranks(checkpoint, model.tensor_shapes)
+    config = read_adapter_config(adapter_dir)
+    if not is_lora(config):
+        raise UsageError(f"{adapter_dir} is a {shown(config['peft_type'])} adapter; only LORA can be converted.")
+    base_config = _base_config(adapter_dir, config, base)
+    model = describe(base_config)
+    checkpoint.rename(adapter_names(adapter_dir, checkpoint.tensors, base_config).get)
+    ranks = _ranks(adapter_dir, config, checkpoint, model.tensor_shapes)
     tensors = []
     for module in ranks:
         for side in "AB":
-            hf_name = f"base_model.model.{module}.lora_{side}.weight"
+            hf_name = f"{module}.lora_{side}.weight"
             shape = checkpoint.tensors[hf_name].shape
             fits = weights is not QuantType.Q8_0 or shape[-1] % BLOCK_SIZE == 0
             tensors.append(
@@ -103,20 +102,22 @@ def _plan(adapter_dir: Path, checkpoint: Checkpoint, weights: QuantType, base: P
     return ExportPlan(tensors=tuple(tensors), header=header_bytes(entries, tensor_headers(tensors)))
 
 
-def _base(adapter_dir: Path, config: Mapping[str, Any], base: Path | None) -> Model:
+def _base_config(adapter_dir: Path, config: Mapping[str, Any], base: Path | None) -> Config:
     folder = base or Path(str(config.get("base_model_name_or_path") or ""))
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_FILE).is_file():
         raise UsageError(
             f"the base of {adapter_dir} is {shown(str(folder))}, which is no Hugging Face folder here; name it with "
             "--base."
         )
-    return describe(read_json(folder / "config.json"))
+    return read_json(folder / CONFIG_FILE)
 
 
-def _ranks(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def _ranks(
+    adapter_dir: Path, config: Mapping[str, Any], checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, int]:
     """The rank of each adapted module, in the order of the file, once their matrices are known to fit the base."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, tensor in sorted(checkpoint.tensors.items(), key=lambda item: item[1].offset):
+    modules: list[str] = []
+    for name, _ in sorted(checkpoint.tensors.items(), key=lambda item: item[1].offset):
         match = _TENSOR.fullmatch(name)
         if match is None or f"{match[1]}.weight" not in shapes or len(shapes[f"{match[1]}.weight"]) != 2:
             raise UsageError(
@@ -125,24 +126,14 @@ def _ranks(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dic
             )
         if f"{match[1]}.weight" == EMBEDDING:
             raise UsageError(f"{shown(name)}: llama.cpp would adapt a tied output as well; merge the adapter instead.")
-        found.setdefault(match[1], {})[match[2]] = tensor.shape
-    if not found:
-        raise UsageError("the adapter holds no tensor.")
-    for module, sides in found.items():
-        rows, columns = shapes[f"{module}.weight"]
-        rank = sides.get("A", (0,))[0]
-        if sides != {"A": (rank, columns), "B": (rows, rank)}:
-            raise UsageError(
-                f"the LoRA matrices of {module} have the shapes {sides}, which do not make one of {rows} × {columns}; "
-                "is that the adapter's base?"
-            )
-    return {module: sides["A"][0] for module, sides in found.items()}
+        modules.append(match[1])
+    found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    require_whole_lora(adapter_dir, config, found, matrices_of(shapes))
+    return {module: found[f"{module}.lora_A.weight"][0] for module in dict.fromkeys(modules)}
 
 
 def _alpha(adapter_dir: Path, config: Mapping[str, Any], ranks: set[int]) -> float:
     """llama.cpp's scale is alpha / rank, of the rank that it finds in each module."""
-    if config.get("peft_type") != "LORA":
-        raise UsageError(f"{adapter_dir} is a {shown(config.get('peft_type'))} adapter; only LORA can be converted.")
     for key in _UNSUPPORTED:
         if config.get(key):
             raise UsageError(

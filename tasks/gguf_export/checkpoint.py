@@ -17,12 +17,14 @@ import numpy as np
 
 from registry.artifacts import read_at
 from registry.errors import UsageError
-from tasks.gguf_export.files import open_file, parse_json, read_json, shown
+from tasks.checkpoints.folders import weight_files
+from tasks.gguf_export.files import open_file, parse_json, shown
 
 _MAX_HEADER = 16 << 20  # bytes, a hundred thousand tensors
 _MAX_NAME = 256  # characters
 _CHUNK_BYTES = 8 << 20
 _ITEM_SIZE = {"F32": 4, "F16": 2, "BF16": 2}
+_FLOAT8 = "F8_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class Checkpoint:
         self.tensors: dict[str, StoredTensor] = {}
         self._descriptors: list[int] = []
         try:
-            for path in [model_dir / file] if file else _weight_files(model_dir):
+            for path in [model_dir / file] if file else weight_files(model_dir):
                 self._open(path)
         except BaseException:
             self.close()
@@ -110,21 +112,28 @@ class Checkpoint:
     def _open(self, path: Path) -> None:
         descriptor = open_file(path)
         self._descriptors.append(descriptor)
-        size = os.fstat(descriptor).st_size
-        header_size = int.from_bytes(read_at(descriptor, 8, 0), "little")
-        if size < 8 or header_size > min(_MAX_HEADER, size - 8):
-            raise UsageError(f"{path} is not a sound safetensors file: it is cut short. Copy or save it again.")
+        header, data_start = _header(path, descriptor)
         try:
-            header = parse_json(read_at(descriptor, header_size, 8).decode("utf-8"))
-            header.pop("__metadata__", None)
-            entries = {name: _entry(name, entry, descriptor, 8 + header_size) for name, entry in header.items()}
-            _check_layout(list(entries.values()), 8 + header_size, size)
+            entries = {name: _entry(name, entry, descriptor, data_start) for name, entry in header.items()}
+            _check_layout(list(entries.values()), data_start, os.fstat(descriptor).st_size)
         except ValueError as error:
             raise UsageError(f"{path} is not a sound safetensors file: {error}. Copy or save it again.") from error
         twice = self.tensors.keys() & entries.keys()
         if twice:
             raise UsageError(f"{sorted(twice)[0]} is in two shards of {path.parent}; save the checkpoint again.")
         self.tensors |= entries
+
+
+def stored_types(path: Path) -> dict[str, Any]:
+    """The type of each tensor in a safetensors file, as its header calls it; any is taken but float8.
+
+    Raises UsageError where the file cannot be read, or its header is unsound.
+    """
+    descriptor = open_file(path)
+    try:
+        return {name: entry["dtype"] for name, entry in _header(path, descriptor)[0].items()}
+    finally:
+        os.close(descriptor)
 
 
 def safetensors_header(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
@@ -139,30 +148,37 @@ def safetensors_header(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> byte
     return len(text).to_bytes(8, "little") + text
 
 
-def _weight_files(model_dir: Path) -> list[Path]:
-    """The single file or, as transformers prefers them, the shards that an index names."""
-    if (model_dir / "adapter_config.json").is_file():
-        raise UsageError(f"{model_dir} is a PEFT adapter; merge it into its base first, then convert the result.")
-    single, index = model_dir / "model.safetensors", model_dir / "model.safetensors.index.json"
-    if single.exists() or not index.exists():
-        return [single]
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, Mapping) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise UsageError(f"{index} has no sound weight_map; save the checkpoint again.")
-    names = sorted(set(weight_map.values()))
-    outside = [name for name in names if Path(name).name != name]
-    if outside:
-        raise UsageError(f"{index} names {shown(outside[0])}, which is not a file of this folder.")
-    return [model_dir / name for name in names]
+def _header(path: Path, descriptor: int) -> tuple[dict[str, Any], int]:
+    """The description of each tensor by its name, and where their data begin.
+
+    Raises UsageError where it is unsound, or a tensor of a type that says nothing without the scales beside it.
+    """
+    size = os.fstat(descriptor).st_size
+    header_size = int.from_bytes(read_at(descriptor, 8, 0), "little")
+    if size < 8 or header_size > min(_MAX_HEADER, size - 8):
+        raise UsageError(f"{path} is not a sound safetensors file: it is cut short. Copy or save it again.")
+    try:
+        header = parse_json(read_at(descriptor, header_size, 8).decode("utf-8"))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("dtype"), str):
+                raise ValueError(f"{shown(name)} is not described")
+    except ValueError as error:
+        raise UsageError(f"{path} is not a sound safetensors file: {error}. Copy or save it again.") from error
+    for name, entry in header.items():
+        if entry["dtype"].startswith(_FLOAT8):
+            raise UsageError(
+                f"{path} stores {shown(name)} in float8 ({shown(entry['dtype'])}), which is not read here; take the "
+                "model's bfloat16, float16 or float32 weights."
+            )
+    return header, 8 + header_size
 
 
-def _entry(name: str, entry: Any, descriptor: int, data_start: int) -> StoredTensor:
+def _entry(name: str, entry: Mapping[str, Any], descriptor: int, data_start: int) -> StoredTensor:
     if len(name) > _MAX_NAME or not name.isprintable():
         raise ValueError(f"the name {shown(name)} is impossible")
-    if not isinstance(entry, Mapping):
-        raise ValueError(f"{name} is not described")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str) or dtype not in _ITEM_SIZE:
+    if dtype not in _ITEM_SIZE:
         raise ValueError(f"the type {shown(dtype)} of {name} is not one of {', '.join(_ITEM_SIZE)}")
     if not isinstance(shape, list) or not shape or not all(type(number) is int and number > 0 for number in shape):
         raise ValueError(f"the shape {shown(shape)} of {name} is impossible")

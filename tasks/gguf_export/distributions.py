@@ -12,7 +12,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from registry.errors import UsageError
-from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Model, text_name
+from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Model
 from tasks.gguf_export.checks import Check, at_most
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.reader import tensor_rows
@@ -31,12 +31,11 @@ def next_token_checks(
     gguf: Path, model_dir: Path, described: Model, ids: Sequence[list[int]], found: Sequence[np.ndarray]
 ) -> Iterator[Check]:
     """``found``: llama.cpp's log-probabilities by token id after each of the prompts ``ids``."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     if not ids:
         return
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    from tasks.checkpoints.loading import load_model  # torch takes seconds to import
+
+    model = load_model(model_dir, device="cpu")
     source = [hf_distribution(model, item) for item in ids]
     with GgufFile(gguf) as file:
         _load_from_gguf(model, file, described)
@@ -62,10 +61,7 @@ def _load_from_gguf(model: Any, file: GgufFile, described: Model) -> None:
     import torch
 
     with torch.no_grad():
-        for stored_name, parameter in model.named_parameters():
-            name = text_name(stored_name) if described.architecture.wrapper == model.config.model_type else stored_name
-            if name is None:
-                continue
+        for name, parameter in model.named_parameters():
             if name == OUTPUT and described.tied:
                 name = EMBEDDING
             start = 0

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from registry.errors import UsageError
-from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Config, Model, describe, text_config, text_name
+from tasks.checkpoints.names import naming
+from tasks.checkpoints.whole import require_tensors
+from tasks.gguf_export.architectures import EMBEDDING, OUTPUT, Config, Model, describe, text_config
 from tasks.gguf_export.checkpoint import Checkpoint
 from tasks.gguf_export.files import read_json
 
@@ -47,11 +49,31 @@ def open_source(folder: Path) -> Iterator[Source]:
     config = text_config(whole)
     model = describe(config)
     with Checkpoint(folder) as checkpoint:
-        if config is not whole:
-            checkpoint.rename(text_name)
+        checkpoint.rename(naming(whole))
         model = _tied_as_stored(model, checkpoint)
-        _check_shapes(folder, model, checkpoint)
+        require_tensors(
+            folder, model.tensor_shapes, {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+        )
         yield Source(folder=folder, config=config, model=model, checkpoint=checkpoint)
+
+
+def require_described(folder: Path, config: Config) -> None:
+    """Raises UsageError where the folder of an architecture that is known here has not exactly its tensors.
+
+    A model of another one, or one that llama.cpp would not compute, is not looked at.
+    """
+    try:
+        model = describe(config)
+    except UsageError:
+        return
+    with Checkpoint(folder) as checkpoint:
+        checkpoint.rename(naming(config))
+        found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    require_tensors(folder, (_untied(model) if OUTPUT in found else model).tensor_shapes, found)
+
+
+def _untied(model: Model) -> Model:
+    return replace(model, fields={**model.fields, "tie_word_embeddings": False})
 
 
 def _tied_as_stored(model: Model, checkpoint: Checkpoint) -> Model:
@@ -59,10 +81,10 @@ def _tied_as_stored(model: Model, checkpoint: Checkpoint) -> Model:
     embedding once more."""
     if OUTPUT not in checkpoint.tensors:
         return model
-    tied = _same(checkpoint, OUTPUT, EMBEDDING)
-    if tied:
-        checkpoint.rename(lambda name: None if name == OUTPUT else name)
-    return replace(model, fields={**model.fields, "tie_word_embeddings": tied})
+    if not _same(checkpoint, OUTPUT, EMBEDDING):
+        return _untied(model)
+    checkpoint.rename(lambda name: None if name == OUTPUT else name)
+    return replace(model, fields={**model.fields, "tie_word_embeddings": True})
 
 
 def _same(checkpoint: Checkpoint, one: str, other: str) -> bool:
@@ -74,13 +96,3 @@ def _same(checkpoint: Checkpoint, one: str, other: str) -> bool:
         if not np.array_equal(checkpoint.rows(one, *rows), checkpoint.rows(other, *rows)):
             return False
     return True
-
-
-def _check_shapes(folder: Path, model: Model, checkpoint: Checkpoint) -> None:
-    found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    expected = model.tensor_shapes
-    for name in [*expected, *found]:
-        if found.get(name) != expected.get(name):
-            raise UsageError(
-                f"{folder} has {name} of shape {found.get(name)} where its config.json asks for {expected.get(name)}."
-            )

@@ -76,10 +76,10 @@ def verify_gguf(
     Raises:
         UsageError: the file cannot be read, or llama.cpp refuses it.
     """
-    from transformers import AutoTokenizer
+    from tasks.checkpoints.loading import load_tokenizer
 
     prompt = prompt or Prompt()
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer = load_tokenizer(model_dir)
     require_turns(tokenizer, prompt)
     with GgufFile(gguf) as file, open_source(model_dir) as source:
         model, as_written = source.model, _reads_as_written(file)
@@ -112,9 +112,9 @@ def verify_conversion(gguf: Path, model_dir: Path, *, threads: int = 1) -> Verif
 
     Raises UsageError where the file cannot be read, or llama.cpp refuses it.
     """
-    from transformers import AutoTokenizer
+    from tasks.checkpoints.loading import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer = load_tokenizer(model_dir)
     with GgufFile(gguf) as file, open_source(model_dir) as source:
         model, texts = source.model, list(filter(_reads_as_written(file), PARITY_TEXTS))
         checks = list(file_checks(file, source))

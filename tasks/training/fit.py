@@ -14,6 +14,7 @@ from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt, chat_template, require_turns
 from registry.artifacts import atomic_directory, write_text
 from registry.errors import UsageError
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.teacher_cache import TeacherCache
 from tasks.quant import qat
 from tasks.quant.types import QuantType
@@ -21,7 +22,7 @@ from tasks.training.augmentation import value_pools, varied
 from tasks.training.checkpoint import final_weights, load_trained, remove_checkpoint, save_trained
 from tasks.training.examples import Example, build_examples
 from tasks.training.loop import History, MetricSink, TrainingData, train
-from tasks.training.models import load_for_training, load_model, load_tokenizer, save_training
+from tasks.training.models import load_for_training, load_model, save_training
 from tasks.training.objective import Objective
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
 from tasks.training.subwords import Subwords

@@ -14,11 +14,12 @@ import transformers
 
 from registry.artifacts import atomic_directory, write_text
 from registry.errors import UsageError
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.training.checkpoint import remove_checkpoint
 from tasks.training.examples import Example
 from tasks.training.fit import HISTORY_FILE
 from tasks.training.loop import History, MetricSink, TrainingData, train
-from tasks.training.models import load_for_training, load_tokenizer, save_training
+from tasks.training.models import load_for_training, save_training
 from tasks.training.objective import Objective
 from tasks.training.recipe import TrainingRecipe
 

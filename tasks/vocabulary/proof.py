@@ -94,9 +94,10 @@ def _logit_difference(before: Path, after: Path, shared: Mapping[int, int], prom
 def _logits(folder: Path, prompts: Sequence[Sequence[int]]) -> Any:
     """Of each prompt in turn, (positions, vocabulary)."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+    from tasks.checkpoints.loading import load_model
+
+    model = load_model(folder, device="cpu")
     for prompt in prompts:
         with torch.no_grad():
             yield model(torch.tensor([list(prompt)])).logits[0]

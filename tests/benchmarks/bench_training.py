@@ -20,13 +20,14 @@ from rich.table import Table
 from data_checks.contract import load_label_set, read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.files import read_json
 from tasks.gguf_export.plan import plan_types
 from tasks.quant import qat
 from tasks.quant.types import QuantType
 from tasks.training.examples import IGNORE_INDEX, Batch, Example, build_examples, collate, epoch_batches
-from tasks.training.models import load_model, load_tokenizer
+from tasks.training.models import load_model
 from tasks.training.objective import Objective
 from tests.benchmarks.child import report, run_child, step_clock
 

@@ -20,12 +20,12 @@ from rich.table import Table
 from data_checks.contract import OUT_OF_SCOPE, answer_text, read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.plan import plan_types
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
-from tasks.training.models import load_tokenizer
 from tasks.vocabulary.base import BaseVocabulary, load_base
 from tasks.vocabulary.corpus import Corpus, read_corpus
 from tasks.vocabulary.counting import Counts, count_corpus, encoded

@@ -16,9 +16,10 @@ from rich.table import Table
 from data_checks.contract import infer_label_set, read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.divergences import TopK, divergence_and_gradient, sparse_divergence_and_gradient
 from tasks.training.examples import IGNORE_INDEX, build_examples, collate
-from tasks.training.models import load_model, load_tokenizer
+from tasks.training.models import load_model
 
 _KEPT = (1, 4, 16, 64, 256)
 _POSITIONS = 16  # at a time: their logits in float32 take 17 MB at 262,144 tokens

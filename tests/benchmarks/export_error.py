@@ -26,6 +26,7 @@ from torch.nn import functional
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt, chat_template, encode_prompt
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.cores import usable_cores
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.architectures import describe, is_norm
@@ -35,7 +36,7 @@ from tasks.gguf_export.files import read_json
 from tasks.gguf_export.reader import tensor_rows
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
-from tasks.training.models import load_model, load_tokenizer
+from tasks.training.models import load_model
 
 _PROMPT = Prompt()
 _LIKELIEST = 256  # tokens of each position whose log-probabilities are compared

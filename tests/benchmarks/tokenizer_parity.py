@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from deployment.prompt import Prompt
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
-from tasks.training.models import load_tokenizer
 
 _KNOWN = re.compile(r"[ ▁]▁|▁[ ▁]")
 _GROUPS = ("U+2581 beside a space", "all others")

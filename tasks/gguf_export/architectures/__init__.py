@@ -36,6 +36,7 @@ __all__ = [
     "architecture_of_file",
     "describe",
     "is_norm",
+    "is_other_part",
     "text_config",
     "text_name",
 ]
@@ -45,6 +46,7 @@ _OUTER = ("tie_word_embeddings", "quantization_config", "bos_token_id", "eos_tok
 _TEXT_PART = re.compile(
     r"(?:language_model\.model|model\.language_model|(?P<head>(?:language_model\.)?lm_head))\.(?P<rest>.+)"
 )
+_OTHER_PART = re.compile(r"(?:model\.)?(?:vision_tower|multi_modal_projector)\.")
 
 
 def describe(config: Config) -> Model:
@@ -78,13 +80,18 @@ def text_config(config: Config) -> Config:
     return config
 
 
-def text_name(hf_name: str) -> str | None:
-    """The name that a tensor of a multimodal model has in its text part alone; None for one of another part.
+def text_name(name: str) -> str:
+    """The name that a tensor of a multimodal model's text part has in a model of text alone; any other as it is.
 
     Older checkpoints say ``language_model.model.layers``, newer ones ``model.language_model.layers``.
     """
-    match = _TEXT_PART.fullmatch(hf_name)
-    return match and f"{'lm_head' if match['head'] else 'model'}.{match['rest']}"
+    match = _TEXT_PART.fullmatch(name)
+    return f"{'lm_head' if match['head'] else 'model'}.{match['rest']}" if match else name
+
+
+def is_other_part(name: str) -> bool:
+    """Whether a tensor of a multimodal model is of what turns pictures into tokens."""
+    return _OTHER_PART.match(name) is not None
 
 
 def architecture_of_file(name: object) -> Architecture | None:

@@ -12,11 +12,13 @@ from huggingface_hub import errors as hub_errors
 from data_checks.contract import LabelSet, Record
 from registry.artifacts import checksums, file_sha256
 from registry.errors import GemmillError, ServiceUnavailable, UsageError
-from tasks.bases.resolve import AnyBase, licence_terms, model_path, resolve_base
+from tasks.bases.resolve import AnyBase, licence_terms, resolve_base
 from tasks.bases.spec import FolderBase, GgufBase, HubBase, ScratchBase, WeightsPackageBase
+from tasks.checkpoints.hub import model_path
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
-from tasks.training.models import load_model, load_tokenizer
+from tasks.training.models import load_model
 
 Resolve = Callable[..., Path]
 

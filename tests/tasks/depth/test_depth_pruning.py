@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from data_checks.contract import LabelSet, Record
 from registry.errors import GemmillError, UsageError
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.depth.loss import DepthLoss, Layers
 from tasks.depth.pruning import DepthReport, prune_depth
 from tasks.depth.recipe import DepthRecipe
@@ -27,7 +28,7 @@ from tasks.gguf_export.verify import verify_gguf
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.training.examples import Batch, build_examples, epoch_batches
-from tasks.training.models import load_model, load_tokenizer
+from tasks.training.models import load_model
 
 _DEPTH, _LAYERS = 13, 8
 

@@ -7,8 +7,8 @@ import pytest
 from training_samples import PROMPT
 
 from data_checks.contract import LabelSet, Record
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.training.examples import Example, build_examples
-from tasks.training.models import load_tokenizer
 
 
 @pytest.fixture(scope="module")

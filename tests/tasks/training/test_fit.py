@@ -17,13 +17,14 @@ from deployment.prompt import chat_template
 from registry.errors import UsageError
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.kd import likeliest_tokens
 from tasks.quant.codecs import simulate_quantize
 from tasks.quant.types import QuantType
 from tasks.training import objective
 from tasks.training.fit import HISTORY_FILE
 from tasks.training.loop import History
-from tasks.training.models import load_model, load_tokenizer
+from tasks.training.models import load_model
 from tasks.training.recipe import TrainingRecipe
 
 ROWS = 16  # of which four validate: three steps an epoch
@@ -284,14 +285,14 @@ def test_a_model_that_soft_caps_its_logits_is_refused(copy: Path) -> None:
 def test_a_pickle_is_no_model(copy: Path) -> None:
     torch.save(weights_in(copy), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
-    with pytest.raises(UsageError, match=r"cannot be loaded: .*model\.safetensors"):
+    with pytest.raises(UsageError, match=r"has no model\.safetensors, only 'pytorch_model\.bin': a pickle"):
         load_model(copy, bits=32)
 
 
 def test_a_damaged_model_is_refused_in_one_sentence(copy: Path) -> None:
     whole = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UsageError, match=r"the model in .* cannot be loaded: .*[a-z]\.$"):
+    with pytest.raises(UsageError, match="is not a sound safetensors file: it is cut short"):
         load_model(copy, bits=32)
     (copy / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UsageError, match="cannot be loaded: Unrecognized configuration class"):
@@ -302,9 +303,7 @@ def test_a_model_that_lacks_a_tensor_is_refused_with_its_name(copy: Path) -> Non
     weights = weights_in(copy)
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        UsageError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight \(1 missing in all\); fetch it again"
-    ):
+    with pytest.raises(UsageError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight; save or fetch it again"):
         load_model(copy, bits=32)
 
 

@@ -9,10 +9,10 @@ from data_checks.contract import LabelSet, Record
 from deployment.prompt import encode_prompt
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType
-from tasks.training.models import load_tokenizer
 
 SHAPES = {
     "1b": {"hidden_size": 1152, "intermediate_size": 6912, "layers": 26},

@@ -16,12 +16,13 @@ from training_samples import PROMPT, ignore_metric, make_recipe
 
 from data_checks.contract import LabelSet, Record
 from registry.errors import UsageError
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.quant import qat
 from tasks.quant.types import QuantType
 from tasks.training.checkpoint import load_checkpoint, save_checkpoint
 from tasks.training.examples import Example, build_examples, collate
 from tasks.training.loop import History, TrainingData, learning_rate_factor, train
-from tasks.training.models import load_model, load_tokenizer
+from tasks.training.models import load_model
 from tasks.training.objective import Objective
 from tasks.training.recipe import TrainingRecipe
 

@@ -9,11 +9,12 @@ from torch.nn import functional
 from training_samples import LORA, PROMPT
 
 from data_checks.contract import LabelSet, Record
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.kd import kd_loss
 from tasks.quant import qat
 from tasks.quant.types import QuantType
 from tasks.training.examples import IGNORE_INDEX, Batch, build_examples, collate
-from tasks.training.models import add_lora, load_model, load_tokenizer
+from tasks.training.models import add_lora, load_model
 from tasks.training.objective import Objective
 from tasks.training.recipe import LoraRecipe
 

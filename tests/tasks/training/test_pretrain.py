@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from training_samples import LORA, ignore_metric, make_recipe, weights_in
 
 from data_checks.contract import Record
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.training.examples import IGNORE_INDEX, collate
-from tasks.training.models import load_model, load_tokenizer
+from tasks.training.models import load_model
 from tasks.training.pretrain import pretrain, text_examples
 
 
