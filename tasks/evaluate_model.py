@@ -25,6 +25,11 @@ class EvaluatedModel(BaseModel):
 
 @step(
     "tasks/evaluation",
+    "tasks/checkpoints",
+    "tasks/gguf_export/architectures",
+    "tasks/gguf_export/checkpoint.py",
+    "tasks/gguf_export/files.py",
+    "tasks/gguf_export/source.py",
     "tasks/reports",
     "data_checks/contract.py",
     "deployment/prompt.py",

@@ -27,6 +27,7 @@ class ExportedModel(BaseModel):
 @step(
     "data_checks/contract.py",
     "deployment",
+    "tasks/checkpoints",
     "tasks/evaluation",
     "tasks/reports",
     "tasks/gguf_export",

@@ -25,11 +25,13 @@ class Forensics(BaseModel):
 @step(
     "tasks/forensics",
     "tasks/reports",
+    "tasks/checkpoints",
     "tasks/gguf_export/architectures",
     "tasks/gguf_export/base_layers.py",
     "tasks/gguf_export/checkpoint.py",
     "tasks/gguf_export/container.py",
     "tasks/gguf_export/files.py",
+    "tasks/gguf_export/source.py",
     "tasks/inspect_weights.py",
 )
 def inspect_weights(

@@ -27,7 +27,6 @@ class ShallowBase(BaseModel):
     *TRAINING_CODE,
     "tasks/depth",
     "tasks/gguf_export/base_layers.py",
-    "tasks/gguf_export/source.py",
     "tasks/prune_depth.py",
 )
 def prune_depth(base: Artifact, snapshot: Snapshot, recipe: DepthRecipe, prompt: Prompt, place: Place) -> ShallowBase:

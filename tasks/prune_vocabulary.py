@@ -31,6 +31,7 @@ class PrunedBase(BaseModel):
     "data_checks/texts.py",
     "deployment/prompt.py",
     "deployment/turns.py",
+    "tasks/checkpoints",
     "tasks/gguf_export",
     "tasks/quant",
     "tasks/training/models.py",

@@ -120,9 +120,10 @@ def add_adapter(model: PreTrainedModel, base: Path, folder: Path) -> Any:
         found: Any = peft.set_peft_model_state_dict(adapted, {name: tensors[stored] for stored, name in names.items()})
     except Exception as error:  # adapter_config.json is a stranger's, and PEFT raises whatever it leads to
         raise UsageError(f"the adapter in {folder} cannot be loaded: {_first_line(error)}.") from error
-    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "")
-    missing = [] if config.is_prompt_learning else [name for name in found.missing_keys if prefix in name]
-    require_names(folder, missing=missing, unexpected=found.unexpected_keys)
+    if not config.is_prompt_learning:  # PEFT is strict with those, and counts them as unexpected
+        prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "")
+        missing = [name for name in found.missing_keys if prefix in name]
+        require_names(folder, missing=missing, unexpected=found.unexpected_keys)
     return adapted.eval()
 
 

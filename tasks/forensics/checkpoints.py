@@ -162,9 +162,11 @@ def _adapter(path: Path) -> Iterator[Checkpoint]:
     if unmerged or not is_lora(config):
         found = unmerged[0] if unmerged else config["peft_type"]
         raise UsageError(f"{path} uses {found}, which only peft can merge; merge it into its base first.")
-    own = _renamed(own, adapter_names(path, own, read_json(base_path / CONFIG_FILE)))
+    base_config = read_json(base_path / CONFIG_FILE)
+    own = _renamed(own, adapter_names(path, own, base_config))
     with _folder(base_path) as base:
-        matrices = matrices_of({tensor.name: tensor.shape for tensor in base.tensors})
+        text_name = naming(base_config)
+        matrices = matrices_of({tensor.name: tensor.shape for tensor in base.tensors if text_name(tensor.name)})
         require_whole_lora(path, config, {name: values.shape for name, values in own.items()}, matrices)
         merged = tuple(_merged(tensor, own, config) for tensor in base.tensors)
         if own:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Copy, logits
 from damages import HARMFUL_TO_ADAPTERS, HARMFUL_TO_MODELS, HARMLESS_TO_ADAPTERS, HARMLESS_TO_MODELS
 from peft import PeftModel
+from torch_models import Copy, logits
 from transformers import AutoModelForCausalLM
 
 from registry.errors import UsageError
@@ -44,7 +44,7 @@ def _convert(folder: Path, out: Path) -> None:
 
 def _prune_depth(folder: Path, out: Path) -> Any:
     (out / "shallow").mkdir()
-    write_layers(folder, out / "shallow", (1,), None)
+    write_layers(folder, out / "shallow", (1,), ["sliding_attention"] * 2)
     return logits(load_model(out / "shallow")).tolist()
 
 

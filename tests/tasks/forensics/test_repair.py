@@ -148,8 +148,8 @@ def test_the_statistics_see_the_smaller_gains(exploding, tmp_path):
 
 
 def test_another_architecture_is_refused_and_nothing_is_written(write_folder, weights, tmp_path):
-    with pytest.raises(UsageError, match="holds llama as safetensors; only a safetensors folder of gemma3_text"):
-        repair_norms(write_folder(weights, model_type="llama"), tmp_path / "out")
+    with pytest.raises(UsageError, match="holds mistral as safetensors; only a safetensors folder of gemma3_text"):
+        repair_norms(write_folder(weights, model_type="mistral"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -60,8 +60,8 @@ def test_a_gemma_norm_reports_its_weight_and_the_gain_one_above_it(folder, weigh
     assert norm.gains.values == pytest.approx(weights[OUTLIER].astype(np.float64) + 1)
 
 
-def test_a_llama_norm_multiplies_by_its_weight(write_folder, weights):
-    norm = by_name(tensor_statistics(write_folder(weights, model_type="llama")))[OUTLIER]
+def test_a_norm_of_another_architecture_multiplies_by_its_weight(write_folder, weights):
+    norm = by_name(tensor_statistics(write_folder(weights, model_type="mistral")))[OUTLIER]
     assert norm.gains.max_abs == norm.max_abs == 1656.0
 
 
@@ -195,7 +195,7 @@ def test_a_file_of_another_schema_is_refused(tmp_path):
 def adapter(tmp_path, base, tensors, **config):
     folder = tmp_path / "adapter"
     folder.mkdir()
-    settings = {"base_model_name_or_path": str(base), "lora_alpha": 16, "r": 4} | config
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(base), "lora_alpha": 16, "r": 4} | config
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     save_file(
         {f"base_model.model.{name}": values for name, values in tensors.items()},
@@ -238,7 +238,10 @@ def test_an_adapter_without_a_local_base_is_measured_alone_and_says_so(lora, tmp
 
 
 def test_an_adapter_of_another_base_is_refused(folder, tmp_path):
-    other = {"model.layers.9.self_attn.q_proj.lora_A.weight": np.zeros((4, 64), dtype=np.float32)}
+    other = {
+        "model.layers.9.self_attn.q_proj.lora_A.weight": np.zeros((4, 64), dtype=np.float32),
+        "model.layers.9.self_attn.q_proj.lora_B.weight": np.zeros((64, 4), dtype=np.float32),
+    }
     with pytest.raises(UsageError, match=r"layers\.9.*is that its base"):
         tensor_statistics(adapter(tmp_path, folder, other))
 
