@@ -11,7 +11,7 @@ from typing import Any
 from registry.errors import UsageError
 from tasks.checkpoints.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE, has_tokenizer, is_adapter
 from tasks.checkpoints.hub import model_path
-from tasks.checkpoints.names import naming, unwrapped
+from tasks.checkpoints.names import is_described, naming, unwrapped
 from tasks.checkpoints.whole import Shape
 from tasks.gguf_export.architectures import EMBEDDING, Config
 from tasks.gguf_export.files import read_json, shown
@@ -21,6 +21,7 @@ _LORA = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")
 _PAIRS = ({"lora_A.weight", "lora_B.weight"}, {"lora_embedding_A", "lora_embedding_B"})
 _OUTPUT = "lm_head"
 _ALL_LINEAR, _NOT_AMONG_THEM = "all-linear", (_OUTPUT, EMBEDDING.removesuffix(".weight"))
+_NESTED = "language_model"
 _TEXT, _MULTIMODAL = "model.", ("model.language_model.", "language_model.model.")  # how a text part's layers begin
 
 
@@ -69,6 +70,18 @@ def adapter_names(folder: Path, stored: Iterable[str], base: Config) -> dict[str
         if plain is not None:
             names[name] = plain
     return names
+
+
+def renamed_patterns(folder: Path, patterns: Mapping[str, Any], base: Config) -> dict[str, Any]:
+    """The keys of ``alpha_pattern`` or ``rank_pattern`` with the names of modules as :func:`adapter_names` gives them.
+
+    Raises UsageError where a key names modules of a text part in a way that cannot be told.
+    """
+    name_of = naming(base, all_parts=True)
+    renamed = {name_of(pattern) or pattern: value for pattern, value in patterns.items()}
+    if is_described(base) and (unclear := [pattern for pattern in renamed if _NESTED in pattern]):
+        raise UsageError(f"{folder} gives a module {shown(unclear[0])} its own scale; merge the adapter into its base.")
+    return renamed
 
 
 def require_whole_lora(

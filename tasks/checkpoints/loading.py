@@ -20,6 +20,7 @@ from tasks.checkpoints.adapters import (
     base_of,
     is_lora,
     read_adapter_config,
+    renamed_patterns,
     require_whole_lora,
     tokenizer_folder,
 )
@@ -87,6 +88,7 @@ def load_with_adapter(folder: Path, *, bits: int = 32, device: str | None = None
     """
     if not is_adapter(folder):
         return load_model(folder, bits=bits, device=device)
+    adapter_weights(folder)  # tells a pickle before the base is loaded
     base = base_of(folder)
     return add_adapter(load_model(base, bits=bits, device=device), base, folder)
 
@@ -104,8 +106,9 @@ def add_adapter(model: PreTrainedModel, base: Path, folder: Path) -> Any:
     names = {name: name for name in stored_types(weights)}
     tensors = load_file(weights, device=str(model.device))
     modules: set[str] = set()
+    base_config = read_json(base / CONFIG_FILE)
     if is_lora(settings):
-        named = adapter_names(folder, names, read_json(base / CONFIG_FILE))
+        named = adapter_names(folder, names, base_config)
         shapes = {name: tuple(tensors[stored].shape) for stored, name in named.items()}
         modules = require_whole_lora(folder, settings, shapes, _matrices(model))
         names = {stored: f"{PEFT_PREFIX}{name}" for stored, name in named.items()}
@@ -115,9 +118,13 @@ def add_adapter(model: PreTrainedModel, base: Path, folder: Path) -> Any:
         if settings.get("target_modules") is not None and modules:  # a pattern is for the names of its own base
             config.target_modules = modules
             config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+            config.alpha_pattern = renamed_patterns(folder, config.alpha_pattern, base_config)
+            config.rank_pattern = renamed_patterns(folder, config.rank_pattern, base_config)
         kind = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)
         adapted = kind(model, config)
         found: Any = peft.set_peft_model_state_dict(adapted, {name: tensors[stored] for stored, name in names.items()})
+    except UsageError:
+        raise
     except Exception as error:  # adapter_config.json is a stranger's, and PEFT raises whatever it leads to
         raise UsageError(f"the adapter in {folder} cannot be loaded: {_first_line(error)}.") from error
     if not config.is_prompt_learning:  # PEFT is strict with those, and counts them as unexpected
