@@ -32,6 +32,8 @@ class EvaluatedModel(BaseModel):
     "tasks/gguf_export/source.py",
     "tasks/reports",
     "data_checks/contract.py",
+    "deployment/modelfile.py",
+    "deployment/ollama_client.py",
     "deployment/prompt.py",
     "deployment/turns.py",
     "tasks/evaluate_model.py",
