@@ -36,5 +36,16 @@ def apache_licence(*, derived: bool) -> Licence:
     return Licence(name="Apache-2.0", text=_template("LICENSE.apache.txt"), notice=notice)
 
 
+def licence_metadata(licence: str) -> dict[str, str]:
+    """What a GGUF file says of the licence of its weights."""
+    if licence != "gemma":
+        return {"general.license": licence}
+    return {
+        "general.license": licence,
+        "general.license.name": "Gemma Terms of Use",
+        "general.license.link": "https://ai.google.dev/gemma/terms",
+    }
+
+
 def _template(name: str) -> str:
     return files("deployment").joinpath("templates", name).read_text(encoding="utf-8")

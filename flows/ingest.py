@@ -14,6 +14,7 @@ from rich.text import Text
 from data_checks.contract import LabelSet, Record, Response, label_set_toml, load_label_set, parse_label_set
 from data_checks.files import dataset_name, find_files, labels_beside, read_records, read_with_inferred_labels
 from data_checks.quarantine import LinesRefused
+from data_checks.sample import SAMPLE_DIR
 from flows.settings import load_profile
 from registry.audit_store import AuditStore, Due, IngestReport
 from registry.errors import UsageError
@@ -68,6 +69,15 @@ def due(dataset: str | None = None, home: Path | None = None, profile: str = "ti
         if dataset is not None and dataset not in known:
             raise UsageError(f"dataset {dataset!r} is not in the audit store; it holds {', '.join(known)}.")
         return {name: store.due(name, minimum_rows) for name in ([dataset] if dataset else known)}
+
+
+def dataset_of(store: AuditStore, data: Path | None, *, labels: Path | None, dataset: str | None) -> str:
+    """The dataset to train on, after ``data`` was ingested; without both the shipped sample."""
+    if labels and not data:
+        raise UsageError(f"the label set {labels} is for audit files; name them with --data too.")
+    if dataset is not None and not data:
+        return require_name(dataset, "dataset")
+    return ingest_paths(store, [data or SAMPLE_DIR], dataset=dataset, labels=labels).dataset
 
 
 def ingest_paths(

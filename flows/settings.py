@@ -160,6 +160,12 @@ class Profile(_Settings):
                 f"profile {self.name} needs a word list; pip install 'gemmill[vocabulary]', or set words = 0."
             )
 
+    @property
+    def shipped_base(self) -> StartingBase:
+        """What the weights of the file that ships derive from."""
+        base = self.student.base
+        return self.teacher.base if isinstance(base, TeacherBase) else base
+
     def require_texts(self, texts: Sequence[Path] | None) -> None:
         """Raise UsageError where unlabelled texts are missing, or of no use."""
         if self.pretraining and not texts:

@@ -1,11 +1,14 @@
 """What a retrain leaves behind, as the JSON of ``--summary``."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from prefect.artifacts import create_table_artifact
 from pydantic import BaseModel, ConfigDict
 
-from registry.artifacts import Artifact
+from flows.run import Run
+from registry.artifacts import Artifact, write_text
 from registry.errors import GateBlocked
 from tasks.evaluation.metrics import Metrics
 from tasks.gates.judge import Gate
@@ -51,3 +54,21 @@ class CandidateBlocked(GateBlocked):
     def __init__(self, message: str, summary: RetrainSummary) -> None:
         super().__init__(message)
         self.summary = summary
+
+
+def keep_summary(run: Run, summary: RetrainSummary, *, evaluations: Iterable[Artifact], inspection: Artifact) -> None:
+    """Summary, resolved profile and pages as artifacts of the MLflow run, the figures as a table in Prefect."""
+    log, folder = run.log, run.home.summaries(run.log.run_id)
+    write_text(folder / "summary.json", summary.model_dump_json(indent=2) + "\n")
+    write_text(folder / "profile.json", run.settings.model_dump_json(indent=2) + "\n")
+    log.log_artifact(folder)
+    for page in evaluations:
+        log.log_artifact(page.path, "evaluation")
+    log.log_artifact(inspection.path, "forensics")
+    for stage in ("teacher", "student"):  # the run's own metrics are those of the file that ships
+        log.log_metrics({f"{stage}.{name}": value for name, value in summary.metrics[stage].model_dump().items()})
+    log.log_metrics({f"seconds.{name}": value for name, value in summary.seconds.items()})
+    verdict = "passed" if summary.passed else "blocked"
+    log.set_tags({"gate_verdict": verdict, "reused_steps": ", ".join(summary.reused)})
+    table = [{"stage": stage, **metrics.model_dump()} for stage, metrics in summary.metrics.items()]
+    create_table_artifact(key="metrics", table=table)

@@ -101,17 +101,6 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def code_digest(*packages: str) -> str:
-    """SHA-256 over the Python sources of folders such as ``tasks/quant``, part of the key of a cached step."""
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for package in sorted(packages):
-        target = root / package
-        for path in [target] if target.is_file() else sorted(target.rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
 def read_at(descriptor: int, length: int, offset: int) -> bytes:
     """Up to ``length`` bytes from ``offset`` on, for any number of threads at once; fewer at the end of the file."""
     if hasattr(os, "pread"):

@@ -1,62 +1,134 @@
 """Running a step once: its result is kept under a key of input digests, recipe, code and library versions.
 
-Prefect's own source key hashes the task function alone, so an edit in the code that it calls would go unseen. Its own
-place for results depends on the server, so a result lies in its step's folder: a shell and a worker share it.
+Prefect's own source key hashes the task function alone, so an edit in the code that it calls would go unseen; here
+the code is what :mod:`registry.code` finds behind it. Prefect's place for results depends on the server, so a result
+lies in its step's folder: a shell and a worker share it.
 """
 
+import functools
 import hashlib
+import inspect
 import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
-from importlib import metadata
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
-from prefect import Task
+from prefect import State, Task
+from prefect.client.schemas.objects import TaskRun
+from prefect.task_engine import TaskRunTimeoutError
 from pydantic import BaseModel
 
-from registry.artifacts import Artifact, code_digest
+from registry.artifacts import Artifact
+from registry.code import code_behind
+from registry.errors import ServiceUnavailable
 from registry.snapshots import Snapshot
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 logger = logging.getLogger(__name__)
-_LIBRARIES = (
-    "accelerate", "bitsandbytes", "gguf", "great-expectations", "numpy", "peft", "sentencepiece", "tokenizers", "torch",
-    "transformers", "wordfreq", "xllamacpp",
-)  # fmt: skip
 _SECONDS_A_DAY = 86_400
-_FILES_OF: dict[str, tuple[str, ...]] = {}
+_PAUSES = (2.0, 8.0)  # seconds before a service is tried again; its client has waited already
 
 
-class Place(NamedTuple):
+class StepContext(NamedTuple):
     """Where a step writes and under which MLflow run it reports; no part of its key."""
 
     folder: Path
     run_id: str
 
 
-def step(*code: str) -> Callable[[Callable[..., Any]], Task[..., Any]]:
-    """Make a function a Prefect task that is cached by :class:`Steps`.
+@dataclass(frozen=True)
+class Step(Generic[P, R]):
+    """A function that :class:`Steps` runs once for its inputs, which are what it takes after the context."""
 
-    Args:
-        code: folders and files, from the repository's root, whose sources are part of the key.
-    """
+    function: Callable[Concatenate[StepContext, P], R]
+    title: str
 
-    def decorate(function: Callable[..., Any]) -> Task[..., Any]:
-        made = Task(
-            function,
+    @property
+    def name(self) -> str:
+        """What the folders of its results are called by."""
+        return self.function.__name__
+
+    def titled(self, title: str) -> "Step[P, R]":
+        """The same step under a title that says what it runs on, where it runs more than once."""
+        return replace(self, title=title)
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """24 hex digits of the digest of everything that decides the result."""
+        bound = inspect.signature(self.function).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        _, *inputs = bound.arguments.items()
+        parts = {
+            "inputs": {name: _identity(value) for name, value in inputs},
+            "code": code_behind(self.function).key(),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+    def task(self, folder: Path) -> Task[..., R]:
+        """The Prefect task whose result is kept in ``folder``, which its key names."""
+        return Task(
+            self.function,
             persist_result=True,
             result_serializer="json",
-            cache_key_fn=lambda _, parameters: parameters["place"].folder.name,
-            task_run_name=function.__name__,
+            result_storage=folder,
+            cache_key_fn=lambda _, parameters: folder.name,
+            task_run_name=self.title,
         )
-        _FILES_OF[made.name] = code
-        return made
+
+
+def step(function: Callable[Concatenate[StepContext, P], R]) -> Step[P, R]:
+    """Make a function a step. Its own definitions, and all code that they use, are part of the key."""
+    return Step(function, title=_spoken(function))
+
+
+def outside(*, minutes: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function that needs a service a Prefect task, tried again where the service is out of reach.
+
+    Nothing else is tried again. After ``minutes`` a try is ended, with ServiceUnavailable.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        title = _spoken(function)
+        task = Task(
+            function,
+            task_run_name=title,
+            retries=len(_PAUSES),
+            retry_delay_seconds=list(_PAUSES),
+            retry_condition_fn=_is_out_of_reach,
+            timeout_seconds=minutes * 60,
+        )
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return task(*args, **kwargs)
+            except TaskRunTimeoutError as error:
+                raise ServiceUnavailable(
+                    f"{title} came to no end within {minutes:g} minutes; look at the network and the service, then run "
+                    "the command again: it goes on from what is done."
+                ) from error
+
+        return run
 
     return decorate
+
+
+def _spoken(function: Callable[..., Any]) -> str:
+    return function.__name__.replace("_", " ")
+
+
+def _is_out_of_reach(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    error = state.result(raise_on_failure=False)
+    if not isinstance(error, ServiceUnavailable):
+        return False
+    logger.warning("%s Trying again.", error)
+    return True
 
 
 class Steps:
@@ -68,19 +140,16 @@ class Steps:
         self.reused: list[str] = []
         self.seconds: dict[str, float] = {}
 
-    def run(self, step: Task[..., Any], *, title: str | None = None, **inputs: Any) -> Any:
-        """The result of ``step`` for ``inputs``, from the cache where folder and result are both there.
-
-        Args:
-            title: what to call the step in reports where it runs more than once.
-        """
-        title, started = title or step.name, time.monotonic()
-        logger.info("%s", title.replace("_", " "))
-        folder = self._folder / f"{step.name}-{step_key(step.name, inputs)}"
-        state = step.with_options(result_storage=folder)(**inputs, place=Place(folder, self._run_id), return_state=True)
+    def run(self, step: Step[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of ``step`` for its inputs, from the cache where folder and result are both there."""
+        name, started = step.title.replace(" ", "_"), time.monotonic()
+        logger.info("%s", step.title)
+        folder = self._folder / f"{step.name}-{step.key(*args, **kwargs)}"
+        prefect_task = step.task(folder)
+        state = cast("State[R]", prefect_task(StepContext(folder, self._run_id), *args, return_state=True, **kwargs))
         if state.name == "Cached":
-            self.reused.append(title)
-        self.seconds[title] = round(time.monotonic() - started, 2)
+            self.reused.append(name)
+        self.seconds[name] = round(time.monotonic() - started, 2)
         result = _inside(folder, state.result())
         os.utime(folder)  # the time of its last use
         return result
@@ -91,16 +160,6 @@ class Steps:
             if time.time() - folder.stat().st_mtime > days * _SECONDS_A_DAY:
                 logger.info("removing %s, unused for %d days", folder.name, days)
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def step_key(name: str, inputs: dict[str, Any]) -> str:
-    """24 hex digits of the digest of everything that decides a step's result."""
-    parts = {
-        "inputs": {key: _identity(value) for key, value in inputs.items()},
-        "code": code_digest(*_FILES_OF[name]),
-        "libraries": {library: _version(library) for library in _LIBRARIES},
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _identity(value: Any) -> Any:
@@ -124,10 +183,3 @@ def _inside(folder: Path, value: Any) -> Any:
     if isinstance(value, Path) and folder.name in value.parts:
         return folder.joinpath(*value.parts[value.parts.index(folder.name) + 1 :])
     return value
-
-
-def _version(library: str) -> str:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return "none"

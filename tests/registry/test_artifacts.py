@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from registry import artifacts
 from registry.artifacts import (
     Artifact,
     atomic_directory,
     atomic_file,
-    code_digest,
     file_sha256,
     require_writable,
     verify_checksums,
@@ -101,15 +99,3 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(UsageError, match="is read-only"):
         require_writable(tmp_path / "new")
-
-
-def test_the_digest_of_code_counts_every_source_below_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "registry" / "artifacts.py"))
-    write_text(tmp_path / "tasks" / "a" / "x.py", "1")
-    write_text(tmp_path / "tasks" / "verb.py", "1")
-    both = code_digest("tasks/a", "tasks/verb.py")
-    assert code_digest("tasks/verb.py", "tasks/a") == both
-    write_text(tmp_path / "tasks" / "a" / "notes.md", "")
-    assert code_digest("tasks/a", "tasks/verb.py") == both
-    write_text(tmp_path / "tasks" / "a" / "x.py", "2")
-    assert code_digest("tasks/a", "tasks/verb.py") != both

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from registry.audit_store import AuditStore
-from tasks.take_snapshot import take_snapshot
+from tasks.collect import take_snapshot
 
 LABELS = """name = "plant"
 golden = ["SG-2 leaks", "SG-1 leaks", "SG-9 leaks"]
@@ -27,7 +27,7 @@ def test_golden_commands_that_are_no_test_row_are_told(tmp_path: Path, caplog: p
     ]
     with AuditStore(database) as store:
         store.ingest("plant", rows, source="a file", labels=LABELS)
-    with caplog.at_level(logging.WARNING, logger="tasks.take_snapshot"):
+    with caplog.at_level(logging.WARNING, logger="tasks.collect"):
         snapshot = take_snapshot.fn(database, "plant", tmp_path / "snapshots")
     assert [json.loads(line)["command"] for line in snapshot.split("test").read_text().splitlines()] == ["SG-2 leaks"]
     assert [record.getMessage() for record in caplog.records] == [

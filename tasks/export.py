@@ -1,4 +1,4 @@
-"""Convert the student to the GGUF file that ships, and prove it before anybody may use it."""
+"""Export: convert the student to the GGUF file that ships, and prove it before anybody may use it."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,7 +10,7 @@ from tasks.gguf_export.verify import VerifyReport, verify_gguf
 from tasks.gguf_export.writer import export_gguf as write_gguf
 from tasks.quant.types import QuantType
 from tasks.records import snapshot_records
-from tasks.steps import Place, step
+from tasks.steps import StepContext, step
 
 _PARITY_PROMPTS = 8
 
@@ -24,18 +24,9 @@ class ExportedModel(BaseModel):
     verification: VerifyReport
 
 
-@step(
-    "data_checks/contract.py",
-    "deployment",
-    "tasks/checkpoints",
-    "tasks/evaluation",
-    "tasks/reports",
-    "tasks/gguf_export",
-    "tasks/quant",
-    "tasks/cores.py",
-    "tasks/export_gguf.py",
-)
+@step
 def export_gguf(
+    step: StepContext,
     student: Artifact,
     snapshot: Snapshot,
     file_name: str,
@@ -43,14 +34,13 @@ def export_gguf(
     weights: QuantType,
     embedding: QuantType,
     provenance: dict[str, str],
-    place: Place,
 ) -> ExportedModel:
     """Write, reread and run the file; a file that fails verification is kept for inspection and blocked by its gate."""
-    with stage_run(place.run_id, "export") as log:
+    with stage_run(step.run_id, "export") as log:
         log.log_params({"weights": weights, "embedding": embedding})
         report = write_gguf(
             student.verify(),
-            place.folder / file_name,
+            step.folder / file_name,
             weights=weights,
             embedding=embedding,
             provenance=provenance,
@@ -58,7 +48,7 @@ def export_gguf(
         )
         prompts = [record.command for record in snapshot_records(snapshot, "test")[:_PARITY_PROMPTS]]
         verification = verify_gguf(report.path, student.path, prompts, prompt=prompt)
-        verification_file = place.folder / "verification.json"
+        verification_file = step.folder / "verification.json"
         write_text(verification_file, verification.model_dump_json(indent=2))
         log.log_artifact(verification_file)
         log.log_metrics({"bytes": report.bytes, "tensors": report.tensors})

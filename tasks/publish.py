@@ -1,5 +1,6 @@
-"""Put the GGUF and all that a device and its owner need of it into one folder."""
+"""Publish: the GGUF with all that a device and its owner need of it, as a package and as a registered version."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from deployment.licence import apache_licence, gemma_licence
@@ -7,17 +8,20 @@ from deployment.modelfile import Limits
 from deployment.package import Card, build_package
 from deployment.prompt import Prompt
 from registry.artifacts import Artifact
+from registry.models import RegisteredVersion
+from registry.models import register_version as register
 from registry.snapshots import Snapshot
 from tasks.evaluation.golden import golden_rows
 from tasks.evaluation.report import load_report
 from tasks.records import snapshot_labels
-from tasks.steps import Place, step
+from tasks.steps import StepContext, outside, step
 
 _GOLDEN_PROMPTS = 8
 
 
-@step("data_checks/contract.py", "deployment", "tasks/evaluation", "tasks/reports", "tasks/package_model.py")
+@step
 def package_model(
+    step: StepContext,
     gguf: Artifact,
     evaluation: Artifact,
     snapshot: Snapshot,
@@ -28,7 +32,6 @@ def package_model(
     terms: Artifact | None,
     limits: Limits,
     card: dict[str, Any],
-    place: Place,
 ) -> Artifact:
     """The package folder; its golden prompts are test commands with the file's own answers: those that the label
     set names, then right ones.
@@ -39,7 +42,7 @@ def package_model(
     labels = snapshot_labels(snapshot)
     rows = golden_rows(load_report(evaluation.verify()).rows, labels.golden)
     return build_package(
-        place.folder / "package",
+        step.folder / "package",
         name=model_name,
         gguf=gguf.verify(),
         labels=labels,
@@ -51,3 +54,14 @@ def package_model(
         ),
         limits=limits,
     )
+
+
+@outside(minutes=30)
+def register_version(
+    run_id: str, package: Artifact, model_name: str, passed: bool, tags: Mapping[str, str]
+) -> RegisteredVersion:
+    """The version that holds ``package``; the same package again keeps its version.
+
+    Only a candidate that passed becomes the challenger.
+    """
+    return register(run_id, package.verify(), model_name=model_name, verdict=passed, tags=tags)

@@ -1,0 +1,119 @@
+"""Prepare: the base that training starts from, with the tokens, the layers and the language that the plant needs."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from data_checks.texts import read_texts
+from deployment.prompt import Prompt
+from registry.artifacts import Artifact, write_text
+from registry.models import stage_run
+from registry.snapshots import Snapshot
+from tasks.bases.resolve import resolve_base
+from tasks.bases.spec import StartingBase
+from tasks.depth.pruning import DepthReport
+from tasks.depth.pruning import prune_depth as drop_layers
+from tasks.depth.recipe import DepthRecipe
+from tasks.records import snapshot_labels, snapshot_records
+from tasks.steps import StepContext, outside, step
+from tasks.training.fit import HISTORY_FILE
+from tasks.training.loop import History
+from tasks.training.plots import plot_losses
+from tasks.training.pretrain import pretrain
+from tasks.training.recipe import TrainingRecipe
+from tasks.vocabulary.corpus import Corpus
+from tasks.vocabulary.pruning import PruneReport
+from tasks.vocabulary.pruning import prune_vocabulary as drop_tokens
+from tasks.vocabulary.recipe import VocabularyRecipe
+
+
+class PrunedBase(BaseModel):
+    """A base with part of its vocabulary, and what was kept."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Artifact
+    report: PruneReport
+
+
+class PretrainedBase(BaseModel):
+    """A base that knows the plant's language, and how its training went."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Artifact
+    history: History
+
+
+class ShallowBase(BaseModel):
+    """A base with some of its layers, and what each layer is worth."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Artifact
+    report: DepthReport
+
+
+@outside(minutes=120)
+def prepare_base(base: StartingBase, snapshot: Snapshot, cache: Path) -> Artifact:
+    """The folder of ``base`` with its digest; what has to be made is made once and found again under ``cache``."""
+    records = snapshot_records(snapshot, "train")
+    folder = resolve_base(base, cache, records=records, labels=snapshot_labels(snapshot), key=snapshot.sha256)
+    return Artifact.of("base", folder)
+
+
+@step
+def prune_vocabulary(
+    step: StepContext,
+    base: Artifact,
+    snapshot: Snapshot,
+    texts: Artifact | None,
+    recipe: VocabularyRecipe,
+    prompt: Prompt,
+) -> PrunedBase:
+    """Count over the records that are trained on or validated with, never those of the test, and over ``texts``."""
+    corpus = Corpus(
+        records=[record for split in ("train", "validation") for record in snapshot_records(snapshot, split)],
+        labels=snapshot_labels(snapshot),
+        texts=read_texts([texts.verify()]) if texts else (),
+    )
+    out = step.folder / "model"
+    with stage_run(step.run_id, "vocabulary") as log:
+        log.log_params(recipe.model_dump())
+        report = drop_tokens(base.verify(), out, corpus, recipe, prompt=prompt)
+        report_file = step.folder / "vocabulary.json"
+        write_text(report_file, report.model_dump_json(indent=2) + "\n")
+        log.log_artifact(report_file)
+        log.log_metrics({"tokens": report.tokens, "coverage": report.coverage})
+    return PrunedBase(model=Artifact.of("pruned base", out), report=report)
+
+
+@step
+def pretrain_base(step: StepContext, base: Artifact, texts: Artifact, recipe: TrainingRecipe) -> PretrainedBase:
+    """Language modelling on ``texts``, with losses, curve and history logged to a nested MLflow run."""
+    out = step.folder / "model"
+    step.folder.mkdir(parents=True, exist_ok=True)
+    with stage_run(step.run_id, "pretraining") as log:
+        log.log_params(recipe.model_dump() | {"texts_sha256": texts.sha256})
+        history = pretrain(base.verify(), out, read_texts([texts.verify()]), recipe, on_metric=log.log_metric)
+        log.log_artifact(plot_losses(history, step.folder / "losses.png", title="pretraining"))
+        log.log_artifact(out / HISTORY_FILE)
+        log.log_metrics({"tokens": history.tokens, "training_seconds": history.seconds}, step=history.steps)
+    return PretrainedBase(model=Artifact.of("pretrained base", out), history=history)
+
+
+@step
+def prune_depth(
+    step: StepContext, base: Artifact, snapshot: Snapshot, recipe: DepthRecipe, prompt: Prompt
+) -> ShallowBase:
+    """Measured on the records that are validated with: a trained base knows those that it was trained on by heart."""
+    records = snapshot_records(snapshot, "validation") or snapshot_records(snapshot, "train")
+    out = step.folder / "model"
+    with stage_run(step.run_id, "depth") as log:
+        log.log_params(recipe.model_dump())
+        report = drop_layers(base.verify(), out, records, snapshot_labels(snapshot), recipe, prompt=prompt)
+        report_file = step.folder / "depth.json"
+        write_text(report_file, report.model_dump_json(indent=2) + "\n")
+        log.log_artifact(report_file)
+        log.log_metrics({"loss": report.loss, "loss_without": report.removals[-1].loss})
+    return ShallowBase(model=Artifact.of("shallow base", out), report=report)
