@@ -60,7 +60,6 @@ def code_behind(*starts: Callable[..., Any]) -> Code:
             imports |= part.imports
     found: dict[Path, str] = {}
     waiting = set(_files(imports)) - own
-    libraries = _libraries(imports)
     while waiting:
         file = waiting.pop()
         source = _read(file)
@@ -68,14 +67,15 @@ def code_behind(*starts: Callable[..., Any]) -> Code:
             left_out.add(file)
             continue
         found[file] = source.digest
-        libraries |= _libraries(source.imports)
-        waiting |= {*_files(source.imports), *_named(file, source.beside)} - found.keys() - left_out - own
+        used = {*_files(source.imports - imports), *_named(file, source.beside)}
+        imports |= source.imports
+        waiting |= used - found.keys() - left_out - own
     for file in sorted(found):
         digest.update(f"{_label(file)} {found[file]}\0".encode())
     return Code(
         digest=digest.hexdigest(),
         files=tuple(sorted(_label(file) for file in found.keys() | own)),
-        versions=_versions(libraries - _KEEPERS - _IDLE),
+        versions=_versions(_libraries(imports) - _KEEPERS - _IDLE),
         left_out=tuple(sorted(_label(file) for file in left_out)),
     )
 
