@@ -265,7 +265,7 @@ def test_a_depth_that_cannot_be_exits_with_2_before_the_teacher_is_trained(
     profile.write_text(f"{text}\n[student.depth]\nlayers = 99\n")
     before = sorted((home / "steps").glob("train_teacher-*"))
     ran = gemmill("retrain", "--profile", profile, "--data", data, "--home", home)
-    assert ran.code == 2 and "keep fewer than that, not 99" in ran.err
+    assert ran.code == 2 and "student.depth.layers is 99 of the base's 4; keep fewer" in ran.err
     assert sorted((home / "steps").glob("train_teacher-*")) == before
 
 
