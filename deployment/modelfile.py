@@ -6,6 +6,7 @@ Format: https://docs.ollama.com/modelfile.
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployment.decoding import GREEDY, Limits
 from deployment.prompt import Prompt, ollama_template
 from registry.errors import UsageError
 
@@ -14,22 +15,17 @@ _QUOTE = '"""'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Bounds of a device's memory and patience, in tokens."""
-
-    num_ctx: int = 1024
-    num_predict: int = 256
-
-
-@dataclass(frozen=True, kw_only=True)
 class Modelfile:
-    """The instructions of a Modelfile; a parameter that is given several times is a tuple."""
+    """The instructions of a Modelfile; a parameter that is given several times is a tuple.
+
+    ``system`` is what earlier packages had for an instruction, which stands in the template since.
+    """
 
     gguf: str
     template: str
-    system: str
     parameters: dict[str, int | float | str | tuple[str, ...]]
     licence: str
+    system: str = ""
 
     @classmethod
     def of(cls, gguf: str, prompt: Prompt, limits: Limits, licence: str) -> "Modelfile":
@@ -37,10 +33,8 @@ class Modelfile:
         return cls(
             gguf=gguf,
             template=ollama_template(prompt),
-            system=prompt.plain_text(prompt.instruction),
             parameters={
-                "temperature": 0,
-                "repeat_penalty": 1,  # Ollama's own 1.1 punishes JSON for repeating its quotes
+                **GREEDY,
                 "stop": (prompt.end,),
                 "num_ctx": limits.num_ctx,
                 "num_predict": limits.num_predict,
@@ -48,11 +42,18 @@ class Modelfile:
             licence=licence.strip(),
         )
 
+    @property
+    def limits(self) -> Limits:
+        """The bounds among the parameters. Raises UsageError where one is missing."""
+        found = {name: self.parameters.get(name) for name in ("num_ctx", "num_predict")}
+        whole = {name: value for name, value in found.items() if isinstance(value, int)}
+        if missing := found.keys() - whole.keys():
+            raise UsageError(f"The Modelfile of {self.gguf} sets no {min(missing)}; build the package again.")
+        return Limits(**whole)
+
     def render(self) -> str:
         """The text of the Modelfile. Raises UsageError for a text that its quotes cannot hold."""
         lines = [f"FROM ./{self.gguf}", f"TEMPLATE {_quoted('TEMPLATE', self.template)}"]
-        if self.system:
-            lines.append(f"SYSTEM {_quoted('SYSTEM', self.system)}")
         for name, value in self.parameters.items():
             for item in value if isinstance(value, tuple) else (value,):
                 lines.append(f"PARAMETER {name} " + (f'"{item}"' if isinstance(item, str) else f"{item}"))

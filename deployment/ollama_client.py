@@ -17,13 +17,15 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import ollama
 
+from deployment.decoding import SHOWN, Limits
 from deployment.modelfile import Modelfile
-from registry.errors import ServiceUnavailable, UsageError
+from registry.errors import NoAnswer, ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
 
 _CONNECT_SECONDS = 5.0
 _SHOWN = 200  # characters of what a server says
 _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_TOO_LONG = re.compile(r"(\d+) tokens\D*context\D*(\d+)")  # llama.cpp's words, which Ollama passes on
 _TAG = re.compile(r"<[^>]*>")
 _BROKEN = (ValueError, TypeError, KeyError, AttributeError)  # what the ollama package raises for another's answer
 
@@ -111,9 +113,26 @@ class OllamaClient:
             raise UsageError(f"Ollama at {self.address} does not tell the digest of {name}; is it a proxy?")
         return found[1]
 
-    def generate(self, name: str, prompt: str, options: Mapping[str, Any]) -> ollama.GenerateResponse:
+    def generate(self, name: str, command: str, options: Mapping[str, Any]) -> ollama.GenerateResponse:
+        """The whole answer to the whole command: nothing is cut to fit the context. Raises NoAnswer where none is."""
+        asked = {"model": name, "prompt": command, "options": dict(options), "stream": False}
         with self._errors(name):
-            return self._client.generate(name, prompt=prompt, options=options)
+            try:
+                # the ollama package knows neither of the two
+                answer = self._client._request_raw(
+                    "POST", "/api/generate", json={**asked, "truncate": False, "shift": False}
+                )
+            except ollama.ResponseError as error:
+                if error.status_code == httpx.codes.BAD_REQUEST and (found := _TOO_LONG.search(error.error)):
+                    limits = Limits(num_ctx=int(found[2]), num_predict=options.get("num_predict", 0))
+                    raise NoAnswer(limits.refusal(command, int(found[1]))) from error
+                raise
+            reply = ollama.GenerateResponse.model_validate(answer.json())
+        if not reply.done:
+            raise NoAnswer(
+                f"Ollama at {self.address} broke off its answer to {command[:SHOWN]!r}, as after 30 equal tokens."
+            )
+        return reply
 
     def copy(self, name: str, to: str) -> None:
         with self._errors():

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from data_checks.contract import parse_answer
 from deployment.ollama_client import OllamaClient
 from deployment.package import Golden, Package
-from registry.errors import GateBlocked, ServiceUnavailable, UsageError
+from registry.errors import GateBlocked, NoAnswer, ServiceUnavailable, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,11 @@ def _ask(device: OllamaClient, name: str, golden: tuple[Golden, ...]) -> tuple[i
     wrong: list[tuple[Golden, str]] = []
     tokens, nanoseconds = 0, 0
     for item in golden:
-        reply = device.generate(name, item.command, {"seed": _SEED})
+        try:
+            reply = device.generate(name, item.command, {"seed": _SEED})
+        except NoAnswer as error:
+            wrong.append((item, str(error)))
+            continue
         tokens += reply.eval_count or 0
         nanoseconds += reply.eval_duration or 0
         answer = reply.response or ""

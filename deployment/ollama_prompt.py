@@ -8,20 +8,15 @@ user typed. Not followed: the dropping of early messages that do not fit ``num_c
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from deployment.go_template import Struct, execute
 from deployment.go_template.nodes import Action, Branch, Call, Node, Operand, Pipe, Template, refusal
 from deployment.go_template.parser import parse
+from deployment.prompt import Message
 
 _RESPONSE = Operand("dot", fields=("Response",))
 _UNSET = {"Think": False, "ThinkLevel": "", "IsThinkSet": False}
-
-
-@dataclass(frozen=True)
-class Message:
-    role: str  # "system", "user" or "assistant"
-    content: str
 
 
 def ollama_prompt(source: str, messages: Sequence[Message], *, system: str = "") -> str:

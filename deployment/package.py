@@ -18,11 +18,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from data_checks.contract import LabelSet, label_set_toml, load_label_set, response_schema
+from deployment.decoding import GREEDY, Limits
 from deployment.licence import Licence
-from deployment.modelfile import FILE_NAME, Limits, Modelfile, parse_modelfile, read_modelfile
-from deployment.prompt import Prompt
-from deployment.prompt_parity import CONVERSATIONS, rendered_otherwise
-from deployment.turns import turns_in
+from deployment.modelfile import FILE_NAME, Modelfile, parse_modelfile, read_modelfile
+from deployment.ollama_prompt import ollama_prompt
+from deployment.prompt import Message, Prompt, prompt_of
+from deployment.prompt_parity import COMMANDS, rendered_otherwise
 from registry.artifacts import Artifact, atomic_directory, file_sha256, verify_checksums, write_checksums
 from registry.errors import GateBlocked, UsageError
 
@@ -70,10 +71,11 @@ class Package:
     @property
     def prompt(self) -> Prompt:
         """The prompt that the model was trained and evaluated with. Raises UsageError for turns of another making."""
-        turns = turns_in(self.modelfile.template)
-        if turns is None:
+        rendered = ollama_prompt(self.modelfile.template, [Message("user", "")], system=self.modelfile.system)
+        prompt = prompt_of(rendered)
+        if prompt is None:
             raise UsageError(f"the TEMPLATE of {self.path / FILE_NAME} has no turns of a known format; build it again.")
-        return Prompt(instruction=self.modelfile.system, turns=turns)
+        return prompt
 
 
 def build_package(
@@ -91,7 +93,7 @@ def build_package(
     """Write the package of ``gguf`` to ``out``, whole or not at all; the same inputs give the same bytes.
 
     ``golden`` are (command, answer) pairs as the file itself answered them. Raises GateBlocked where Ollama would put
-    a prompt to the model in another way than training did.
+    a prompt to the model in another way than training did, or not answer greedily.
     """
     if not gguf.is_file():
         raise UsageError(f"{gguf} does not exist; export the model to GGUF before it is packaged.")
@@ -99,9 +101,15 @@ def build_package(
         raise UsageError(f"A package of {gguf.name} needs golden prompts; devices are tried with them.")
     modelfile = Modelfile.of(gguf.name, prompt, limits or Limits(), licence.text)
     answers = [Golden(command=command, answer=answer) for command, answer in golden]
-    conversations = [*CONVERSATIONS, *((item.command,) for item in answers)]
-    if turns := rendered_otherwise(parse_modelfile(modelfile.render()), prompt, conversations):
-        raise GateBlocked(f"The Modelfile of {gguf.name} renders {turns[-1]!r} otherwise than training did.")
+    as_read = parse_modelfile(modelfile.render())
+    commands = [*COMMANDS, *(item.command for item in answers)]
+    if chat := rendered_otherwise(as_read, prompt, commands):
+        raise GateBlocked(
+            f"The Modelfile of {gguf.name} renders {chat[-1].content!r} after {len(chat) - 1} messages otherwise than "
+            "training did."
+        )
+    if as_read.parameters | GREEDY != as_read.parameters:
+        raise GateBlocked(f"The Modelfile of {gguf.name} does not answer greedily: {as_read.parameters}.")
     texts = {
         FILE_NAME: modelfile.render(),
         "response.schema.json": json.dumps(response_schema(labels), indent=2, ensure_ascii=False) + "\n",

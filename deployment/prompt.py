@@ -4,7 +4,7 @@ Everything that asks the model something takes its text from here: training, eva
 and GGUF, the Modelfile and the gateway. Each of them strips the same blanks and breaks typed control tokens alike.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
@@ -24,6 +24,14 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False) -> list[int]: ...
 
     def convert_tokens_to_ids(self, tokens: str) -> int: ...
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat, as clients send it."""
+
+    role: str  # "system", "user" or "assistant"
+    content: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +71,29 @@ class Prompt:
         """What somebody wrote, as it goes into a turn."""
         return self.turns.form.plain_text(text)
 
-    def parts(self, turns: Sequence[str]) -> Iterator[tuple[str, bool]]:
-        """The texts of a conversation in order, without BOS, and whether control tokens in them count.
-
-        ``turns`` are a user's and the model's in turn, the last one a user's.
-        """
-        format_ = self.turns.form
+    def parts(self, command: str) -> Iterator[tuple[str, bool]]:
+        """The texts of a prompt in order, without BOS, and whether control tokens in them count."""
         yield self.prefix, True
-        for number, turn in enumerate(turns):
-            yield self.plain_text(turn), False
-            yield (format_.close + format_.open("user") if number % 2 else self.suffix), True
+        yield self.plain_text(command), False
+        yield self.suffix, True
 
-    def render(self, *turns: str) -> str:
-        """The whole prompt of a conversation, as :meth:`parts` has it."""
-        return "".join(text for text, _ in self.parts(turns))
+    def render(self, command: str) -> str:
+        """The whole prompt, as :meth:`parts` has it."""
+        return "".join(text for text, _ in self.parts(command))
+
+
+def prompt_of(rendered: str) -> Prompt | None:
+    """The prompt that renders a blank command as ``rendered``, which is how another maker's template is known."""
+    for turns in Turns:
+        form = turns.form
+        user = form.open("user")
+        before, after = (form.open("system"), form.close + user) if form.system_turn else (user, "\n\n")
+        plain = Prompt(turns=turns)
+        instruction = rendered.removesuffix(plain.suffix).removeprefix(before).removesuffix(after)
+        for prompt in (plain, Prompt(turns=turns, instruction=instruction)):
+            if prompt.render("") == rendered:
+                return prompt
+    return None
 
 
 def require_turns(tokenizer: Tokenizer, prompt: Prompt) -> None:
@@ -96,10 +113,10 @@ def require_turns(tokenizer: Tokenizer, prompt: Prompt) -> None:
         )
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, *turns: str) -> list[int]:
-    """Token ids of a command or conversation, after the BOS that the tokenizer itself puts first."""
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, command: str) -> list[int]:
+    """Token ids of a command in its prompt, after the BOS that the tokenizer itself puts first."""
     ids = tokenizer.encode("", add_special_tokens=True)
-    for text, controls in prompt.parts(turns):
+    for text, controls in prompt.parts(command):
         ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not controls)
     return ids
 
@@ -112,24 +129,23 @@ def encode_answer(tokenizer: Tokenizer, prompt: Prompt, answer: str) -> list[int
     ]
 
 
-# Jinja, as Hugging Face and llama.cpp render it; an own instruction becomes the default system message.
+# Both templates render a chat's last command alone: the model knows single commands, and an earlier turn or a client's
+# system text makes its answers wrong.
+
+# Jinja, as Hugging Face and llama.cpp render it. The texts of all messages are read, since llama.cpp puts a system text
+# into the first user's where a template leaves it unread; the parts of one are joined as llama.cpp joins them.
 _CHAT_TEMPLATE = """\
-BOS\
-{%- if messages[0]['role'] == 'system' -%}\
-{%- set system = messages[0]['content']PLAIN -%}{%- set turns = messages[1:] -%}\
-{%- else -%}\
-{%- set system = INSTRUCTION -%}{%- set turns = messages -%}\
+{%- set chat = namespace(command='') -%}\
+{%- for message in messages -%}\
+{%- set text = message['content'] or '' -%}\
+{%- if text is not string -%}\
+{%- set text = text | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('\\n') -%}\
 {%- endif -%}\
-SYSTEM_TURN\
-{%- for message in turns -%}\
-{%- set role = ASSISTANT if message['role'] == 'assistant' else message['role'] -%}\
-{{ OPENS + role + NAMES }}\
-SYSTEM_TEXT\
-{{ message['content']PLAIN }}{{ CLOSE }}\
+{%- set text = textPLAIN -%}\
+{%- if message['role'] == 'user' -%}{%- set chat.command = text -%}{%- endif -%}\
 {%- endfor -%}\
+{{ BOSPREFIX + chat.command + CLOSE }}\
 {%- if add_generation_prompt -%}{{ ANSWER }}{%- endif -%}"""
-_SYSTEM_TURN = "{%- if system -%}{{ SYSTEM + system + CLOSE }}{%- endif -%}"
-_SYSTEM_TEXT = "{%- if loop.first and system -%}{{ system + '\\n\\n' }}{%- endif -%}"
 
 
 def chat_template(prompt: Prompt) -> str:
@@ -137,18 +153,12 @@ def chat_template(prompt: Prompt) -> str:
     format_ = prompt.turns.form
     template = _CHAT_TEMPLATE
     for name, text in {
-        "BOS": "{{ bos_token }}" if format_.writes_bos else "",
-        "SYSTEM_TURN": _SYSTEM_TURN if format_.system_turn else "",
-        "SYSTEM_TEXT": "" if format_.system_turn else _SYSTEM_TEXT,
-        "SYSTEM": _literal(format_.open("system")),
-        "ASSISTANT": _literal(format_.assistant),
-        "OPENS": _literal(format_.opens),
-        "NAMES": _literal(format_.names),
-        "CLOSE": _literal(format_.close),
-        "ANSWER": _literal(format_.open(format_.assistant)),
         "PLAIN": f".strip({_literal(BLANKS)})"
         + "".join(f".replace({_literal(control)}, {_literal(f'< {control[1:]}')})" for control in format_.controls),
-        "INSTRUCTION": _literal(prompt.plain_text(prompt.instruction)),
+        "BOS": "bos_token + " if format_.writes_bos else "",
+        "CLOSE": _literal(format_.close),
+        "ANSWER": _literal(format_.open(format_.assistant)),
+        "PREFIX": _literal(prompt.prefix),
     }.items():
         template = template.replace(name, text)
     return template
@@ -162,8 +172,8 @@ def _literal(text: str, mark: str = "'") -> str:
 
 _ESCAPES = dict(zip("\t\n\r\v\f", "tnrvf", strict=True))
 
-# Go's text/template, as Ollama renders it: messages in, and all system messages joined. ``slice`` and ``len`` count
-# bytes; the template "text" holds back blanks until something follows them, and breaks control tokens.
+# Go's text/template, as Ollama renders it. ``slice`` and ``len`` count bytes; the template "text" holds back blanks
+# until something follows them, and breaks control tokens.
 _OLLAMA_TEMPLATE = """\
 {{- define "text" }}{{ $begun := false }}{{ $blanks := "" }}
 {{- range $at := len . }}{{ $rest := slice $ $at }}{{ $byte := slice $rest 0 1 }}
@@ -171,36 +181,25 @@ _OLLAMA_TEMPLATE = """\
 {{- else }}{{ $blanks }}{{ $byte }}{{ $blanks = "" }}{{ $begun = true }}
 {{- if eq $byte "<" }}{{ if or CONTROLS }} {{ end }}{{ end }}
 {{- end }}{{ end }}{{ end }}
-{{- $first := true }}SYSTEM_TURN
-{{- range .Messages }}{{ if ne .Role "system" }}OPENS
-{{- if eq .Role "assistant" }}ASSISTANT{{ else }}{{ .Role }}{{ end }}{{ NAMES }}SYSTEM_TEXT
-{{- $first = false }}{{ template "text" .Content }}CLOSE{{ end }}{{ end }}ANSWER{{ .Response }}"""
-_GO_SYSTEM_TURN = '{{ if .System }}SYSTEM{{ template "text" .System }}CLOSE{{ end }}'
-_GO_SYSTEM_TEXT = '{{ if and $first $.System }}{{ template "text" $.System }}{{ "\\n\\n" }}{{ end }}'
+{{- $command := "" }}{{ range .Messages }}{{ if eq .Role "user" }}{{ $command = .Content }}{{ end }}{{ end }}
+{{- PREFIX }}{{ template "text" $command }}{{ SUFFIX }}{{ .Response }}"""
 
 
 def ollama_template(prompt: Prompt) -> str:
-    """The Go template for a Modelfile; the instruction is its SYSTEM. Ollama's runtime adds a BOS.
+    """The Go template for a Modelfile. Ollama's runtime adds a BOS.
 
     Ranging over a number needs an Ollama that was built with Go 1.24 or later.
     """
-    format_ = prompt.turns.form
     begins = [
         f"(and (ge (len $rest) {length}) (eq (slice $rest 0 {length}) {_literals(controls)}))"
-        for length, controls in groupby(sorted(format_.controls, key=len), len)
+        for length, controls in groupby(sorted(prompt.turns.form.controls, key=len), len)
     ]
     template = _OLLAMA_TEMPLATE
     for name, text in {
         "BLANKS": _literals(BLANKS),
         "CONTROLS": " ".join(begins),
-        "SYSTEM_TURN": _GO_SYSTEM_TURN if format_.system_turn else "",
-        "SYSTEM_TEXT": "" if format_.system_turn else _GO_SYSTEM_TEXT,
-        "SYSTEM": format_.open("system"),
-        "ASSISTANT": format_.assistant,
-        "OPENS": format_.opens,
-        "NAMES": _literal(format_.names, '"'),
-        "CLOSE": format_.close,
-        "ANSWER": format_.open(format_.assistant),
+        "SUFFIX": _literals([prompt.suffix]),
+        "PREFIX": _literals([prompt.prefix]),
     }.items():
         template = template.replace(name, text)
     return template

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_checks.contract import LabelSet, Record, infer_label_set, load_label_set, read_jsonl
 from data_checks.quarantine import LinesRefused
+from deployment.decoding import Limits
 from deployment.package import verify_package
 from deployment.prompt import Prompt
 from deployment.turns import Turns, turns_in
@@ -50,7 +51,7 @@ class LabelledData:
 
 
 def evaluation_of(
-    model: str, data: Path, labels: Path | None, instruction: str, threads: int, home: Path
+    model: str, data: Path, labels: Path | None, instruction: str, threads: int, context: int, home: Path
 ) -> Callable[[], EvaluationReport]:
     """What scores the answers of ``model`` to the records of ``data``, once all is found.
 
@@ -63,10 +64,16 @@ def evaluation_of(
     spec = model
     if model.startswith(_REGISTRY_PREFIX):
         package = verify_package(_download(model, home))
-        prompt, spec = package.prompt, str(package.gguf)
+        prompt, spec, limits = package.prompt, str(package.gguf), package.modelfile.limits
     else:
-        prompt = Prompt(instruction=instruction, turns=turns_of(Path(model)))
-    runtime = open_runtime(spec, prompt=prompt, threads=threads or usable_cores())
+        prompt, limits = Prompt(instruction=instruction, turns=turns_of(Path(model))), Limits(num_ctx=context)
+    runtime = open_runtime(
+        spec,
+        prompt=prompt,
+        threads=threads or usable_cores(),
+        context=limits.num_ctx,
+        max_new_tokens=limits.num_predict,
+    )
     return lambda: labelled.evaluate(runtime, model=masked(model), path=Path(spec))
 
 

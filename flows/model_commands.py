@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deployment.decoding import MINIMUM_CONTEXT
 from flows.options import (
+    ContextOption,
     DataOption,
     HomeOption,
     HtmlOption,
@@ -255,6 +257,7 @@ def evaluate(
     labels: LabelsOption = None,
     instruction: InstructionOption = "",
     threads: ThreadsOption = 0,
+    context: ContextOption = MINIMUM_CONTEXT,
     home: HomeOption = None,
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
@@ -265,7 +268,7 @@ def evaluate(
     from tasks.evaluation.report import write_report
 
     require_all_writable(json_path, html_path)
-    report = evaluation_of(model, data, labels, instruction, threads, locate_home(home))()
+    report = evaluation_of(model, data, labels, instruction, threads, context, locate_home(home))()
     write_report(report, json_path=json_path, html_path=html_path)
     console.print(metric_table({report.model: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
 
@@ -278,6 +281,7 @@ def compare(
     labels: LabelsOption = None,
     instruction: InstructionOption = "",
     threads: ThreadsOption = 0,
+    context: ContextOption = MINIMUM_CONTEXT,
     home: HomeOption = None,
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
@@ -289,7 +293,7 @@ def compare(
 
     require_all_writable(json_path, html_path)
     place = locate_home(home)
-    both = [evaluation_of(model, data, labels, instruction, threads, place) for model in (a, b)]
+    both = [evaluation_of(model, data, labels, instruction, threads, context, place) for model in (a, b)]
     comparison = compare_reports(*(evaluate() for evaluate in both))
     write_comparison(comparison, json_path=json_path, html_path=html_path)
     console.print(comparison_table(comparison))

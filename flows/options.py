@@ -45,6 +45,10 @@ DatasetOption = Annotated[
 ModelNameOption = Annotated[str, typer.Option(help="Registered model.", callback=_require("model name"))]
 AliasOption = Annotated[str, typer.Option(help="Alias or number of the version.", callback=_require("alias"))]
 VersionArgument = Annotated[int, typer.Argument(min=1, help="Version of the registered model.")]
+ContextOption = Annotated[
+    int,
+    typer.Option(min=2, help="Tokens of prompt and answer together; packages and servers have their own."),
+]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from prefect import flow
 
+from deployment.decoding import Limits
 from deployment.licence import licence_metadata
-from deployment.modelfile import Limits
 from deployment.prompt import Prompt
 from flows.answers import golden_answers, worst_answers
 from flows.ingest import dataset_of
@@ -179,11 +179,13 @@ def export(run: Run, trained: Trained) -> ExportedModel:
 def measure(run: Run, trained: Trained, exported: ExportedModel) -> Measured:
     """Task metrics of every stage and of the champion on this test split, weight forensics, and the verdict."""
     stages = {"teacher": trained.teacher.model, "student": trained.student.model, "gguf": exported.gguf}
-    metrics = {stage: _evaluated(run, model, stage, run.settings.prompt) for stage, model in stages.items()}
+    prompt, limits = run.settings.prompt, run.settings.evaluation.limits(exported.longest)
+    metrics = {stage: _evaluated(run, model, stage, prompt, limits) for stage, model in stages.items()}
     champion, champion_metrics = fetch_champion(run.settings.model_name, run.home), None
     if champion:
         file = Artifact.of("champion", champion.package.gguf)
-        champion_metrics = _evaluated(run, file, "champion", champion.package.prompt).metrics
+        own = champion.package.modelfile.limits  # as on the devices
+        champion_metrics = _evaluated(run, file, "champion", champion.package.prompt, own).metrics
     forensics = run.steps.run(
         inspect_weights,
         base=trained.base,
@@ -225,7 +227,7 @@ def publish(
         licence=settings.licence,
         derived=not isinstance(base, ScratchBase),
         terms=Artifact.of("terms", terms) if terms else None,
-        limits=Limits(num_ctx=settings.evaluation.context, num_predict=settings.evaluation.max_new_tokens),
+        limits=settings.evaluation.limits(exported.longest),
         card={
             "base": ", ".join(
                 f"{key} {value}" for key, value in base.model_dump(mode="json", exclude_none=True).items()
@@ -272,15 +274,15 @@ def _adapted(run: Run, base: Artifact, stage: str) -> Artifact:
     return base
 
 
-def _evaluated(run: Run, model: Artifact, stage: str, prompt: Prompt) -> EvaluatedModel:
+def _evaluated(run: Run, model: Artifact, stage: str, prompt: Prompt, limits: Limits) -> EvaluatedModel:
     evaluation = run.settings.evaluation
     return run.steps.run(
         evaluate_model.titled(f"evaluate {stage}"),
         model=model,
         snapshot=run.snapshot,
         prompt=prompt,
-        max_new_tokens=evaluation.max_new_tokens,
-        context=evaluation.context,
+        max_new_tokens=limits.num_predict,
+        context=limits.num_ctx,
         parallel=evaluation.slots if model.path.suffix == ".gguf" else evaluation.batch_size,
         threads=evaluation.llama_threads,
     )

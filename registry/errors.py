@@ -21,6 +21,10 @@ class UsageError(GemmillError):
     exit_code = 2
 
 
+class NoAnswer(UsageError):
+    """A command that a model cannot answer whole: it is too long, or its answer was broken off."""
+
+
 class GateBlocked(GemmillError):
     """A gate failed: the candidate is registered with its verdict and goes no further."""
 

@@ -1,27 +1,34 @@
 """Export: convert the student to the GGUF file that ships, and prove it before anybody may use it."""
 
+from itertools import chain
+
 from pydantic import BaseModel, ConfigDict
 
+from deployment.decoding import Longest
 from deployment.prompt import Prompt, chat_template
 from registry.artifacts import Artifact, write_text
 from registry.models import stage_run
 from registry.snapshots import Snapshot
+from tasks.evaluation.lengths import longest
+from tasks.gguf_export.checks import greedy_check
+from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.verify import VerifyReport, verify_gguf
 from tasks.gguf_export.writer import export_gguf as write_gguf
 from tasks.quant.types import QuantType
-from tasks.records import snapshot_records
+from tasks.records import snapshot_labels, snapshot_records
 from tasks.steps import StepContext, step
 
 _PARITY_PROMPTS = 8
 
 
 class ExportedModel(BaseModel):
-    """The file that ships and what its verification found."""
+    """The file that ships, what its verification found, and how long the snapshot's prompts and answers are for it."""
 
     model_config = ConfigDict(frozen=True)
 
     gguf: Artifact
     verification: VerifyReport
+    longest: Longest
 
 
 @step
@@ -46,10 +53,17 @@ def export_gguf(
             provenance=provenance,
             chat_template=chat_template(prompt),
         )
-        prompts = [record.command for record in snapshot_records(snapshot, "test")[:_PARITY_PROMPTS]]
-        verification = verify_gguf(report.path, student.path, prompts, prompt=prompt)
+        splits = {split: snapshot_records(snapshot, split) for split in snapshot.rows}
+        prompts = [record.command for record in splits["test"][:_PARITY_PROMPTS]]
+        checks = verify_gguf(report.path, student.path, prompts, prompt=prompt).checks
+        with GgufFile(report.path) as file:
+            verification = VerifyReport.of([*checks, greedy_check(file)])
         verification_file = step.folder / "verification.json"
         write_text(verification_file, verification.model_dump_json(indent=2))
         log.log_artifact(verification_file)
         log.log_metrics({"bytes": report.bytes, "tensors": report.tensors})
-    return ExportedModel(gguf=Artifact.of("gguf", report.path), verification=verification)
+    return ExportedModel(
+        gguf=Artifact.of("gguf", report.path),
+        verification=verification,
+        longest=longest(student.path, list(chain(*splits.values())), snapshot_labels(snapshot), prompt),
+    )

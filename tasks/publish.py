@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from deployment.decoding import Limits
 from deployment.licence import apache_licence, gemma_licence
-from deployment.modelfile import Limits
 from deployment.package import Card, build_package
 from deployment.prompt import Prompt
 from registry.artifacts import Artifact
@@ -40,14 +40,15 @@ def package_model(
     the base.
     """
     labels = snapshot_labels(snapshot)
-    rows = golden_rows(load_report(evaluation.verify()).rows, labels.golden)
+    rows = [row for row in load_report(evaluation.verify()).rows if not row.failure]
+    golden = golden_rows(rows, labels.golden)
     return build_package(
         step.folder / "package",
         name=model_name,
         gguf=gguf.verify(),
         labels=labels,
         prompt=prompt,
-        golden=[(row.command, row.answer) for row in rows[: max(_GOLDEN_PROMPTS, len(labels.golden))]],
+        golden=[(row.command, row.answer) for row in golden[: max(_GOLDEN_PROMPTS, len(labels.golden))]],
         card=Card(dataset=snapshot.dataset, rows=snapshot.rows, **card),
         licence=(
             gemma_licence(terms.verify() if terms else None) if licence == "gemma" else apache_licence(derived=derived)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from deployment.go_template.functions import FUNCTIONS
 from deployment.go_template.nodes import Action, Branch, Call, Jump, Node, Operand, Pipe, Template, Text, refusal
 
 
+@lru_cache(maxsize=8)  # a Modelfile's template renders many prompts
 def parse(source: str) -> Template:
     """Read a template. Raises UsageError naming what is wrong in it or not known here."""
     defined: dict[bytes, tuple[Node, ...]] = {}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from deployment.decoding import MINIMUM_CONTEXT, Limits
 from deployment.prompt import Prompt, encode_prompt, require_turns
 from tasks.checkpoints.loading import load_tokenizer, load_with_adapter
 from tasks.evaluation.prediction import Prediction, answers_progress
@@ -27,12 +29,13 @@ class HuggingFaceRuntime:
         *,
         prompt: Prompt,
         max_new_tokens: int = 256,
+        context: int = MINIMUM_CONTEXT,
         batch_size: int = 16,
         bf16: bool = False,
     ) -> None:
         self._model_dir = model_dir
         self._prompt = prompt
-        self._max_new_tokens = max_new_tokens
+        self._limits = Limits(num_ctx=context, num_predict=max_new_tokens)
         self._batch_size = batch_size
         self._bf16 = bf16
 
@@ -52,7 +55,7 @@ class HuggingFaceRuntime:
             self._tokenizer,
             self._prompt,
             commands,
-            max_new_tokens=self._max_new_tokens,
+            limits=self._limits,
             batch_size=self._batch_size,
             bf16=self._bf16,
         )
@@ -71,28 +74,35 @@ def greedy_answers(
     prompt: Prompt,
     commands: Sequence[str],
     *,
-    max_new_tokens: int,
+    limits: Limits,
     batch_size: int,
     bf16: bool = False,
 ) -> list[Prediction]:
     """Answers of a model that is in memory, in the order of ``commands``.
 
     Prompts of similar length share a batch; the answer ends at the end of the turn, at EOS or after
-    ``max_new_tokens``.
+    ``limits.num_predict`` tokens. A command that does not fit, or is longer than the model was made for, is not asked.
     """
     from transformers import GenerationConfig
 
     require_turns(tokenizer, prompt)
     stops = _stop_ids(tokenizer, prompt)
     generation = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=_pad_id(tokenizer)
+        do_sample=False, max_new_tokens=limits.num_predict, eos_token_id=stops, pad_token_id=_pad_id(tokenizer)
     )
     autocast = torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext()
     prompts = [encode_prompt(tokenizer, prompt, command) for command in commands]
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    predictions: dict[int, Prediction] = {}
+    made_for = model.config.get_text_config().max_position_embeddings
+    limits = replace(limits, num_ctx=min(limits.num_ctx, made_for))
+    failures = [limits.refusal(command, len(ids)) for command, ids in zip(commands, prompts, strict=True)]
+    predictions = {
+        index: Prediction(text="", tokens=0, seconds=0.0, failure=failure)
+        for index, failure in enumerate(failures)
+        if failure
+    }
+    order = sorted(predictions.keys() ^ range(len(prompts)), key=lambda index: len(prompts[index]))
     with answers_progress() as progress, autocast:
-        task = progress.add_task("asking the model", total=len(commands))
+        task = progress.add_task("asking the model", total=len(order))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             started = time.perf_counter()

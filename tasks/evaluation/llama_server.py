@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import IO, Any, Self
 
 import httpx
 
-from deployment.prompt import Prompt
+from deployment.decoding import Limits
+from deployment.prompt import Message, Prompt
 from registry.artifacts import read_at
 from registry.errors import ServiceUnavailable, UsageError
 from tasks.evaluation.prediction import Prediction, answer_concurrently
@@ -36,10 +38,10 @@ _STOP_TIMEOUT = 5.0  # seconds from closing the child's input to killing it
 class LlamaServer:
     """A GGUF file, with a LoRA ``adapter`` over it where one is given, served on 127.0.0.1 in the ``with`` block.
 
-    The KV cache holds ``slots * context`` tokens. With ``schema``, answers are constrained to that JSON
-    Schema; ``parameters`` are llama.cpp's own, by their names in xllamacpp's ``CommonParams``, such as
-    ``speculative.ngram_mod.n_match``. Raises UsageError where llama.cpp refuses the file, ServiceUnavailable where it
-    dies later.
+    The KV cache holds ``slots * context`` tokens; a command is not asked where prompt and ``max_new_tokens`` exceed
+    ``context``. With ``schema``, answers are constrained to that JSON Schema; ``parameters`` are llama.cpp's own, by
+    their names in xllamacpp's ``CommonParams``, such as ``speculative.ngram_mod.n_match``. Raises UsageError where
+    llama.cpp refuses the file, ServiceUnavailable where it dies later.
 
     One slot gives the same answers every time, as a device does. With more, rounding depends on which prompts
     share a batch, so a near tie between two tokens can fall either way.
@@ -65,8 +67,7 @@ class LlamaServer:
         self._prompt = prompt
         self._threads = threads
         self._slots = slots
-        self._context = context
-        self._max_new_tokens = max_new_tokens
+        self._limits = Limits(num_ctx=context, num_predict=max_new_tokens)
         self._schema = schema
         self._parameters = parameters
         self._adapter = adapter
@@ -77,7 +78,7 @@ class LlamaServer:
             "adapter": str(self._adapter) if self._adapter else "",
             "threads": self._threads,
             "slots": self._slots,
-            "context": self._context,
+            "context": self._limits.num_ctx,
             "parameters": dict(self._parameters),
         }
         self._log: IO[bytes] = tempfile.TemporaryFile()
@@ -116,12 +117,9 @@ class LlamaServer:
         opening, closing = self._turn_ids
         return [*opening, *self.tokenize(self._prompt.plain_text(command)), *closing]
 
-    def chat_template_ids(self, *turns: str) -> list[int]:
-        """The ids that the server's chat endpoint makes of a conversation with the template inside the file."""
-        messages = [
-            {"role": "assistant" if number % 2 else "user", "content": turn} for number, turn in enumerate(turns)
-        ]
-        text = self._post("/apply-template", {"messages": messages})["prompt"]
+    def chat_template_ids(self, chat: Sequence[Message]) -> list[int]:
+        """The ids that the server's chat endpoint makes of a chat with the template inside the file."""
+        text = self._post("/apply-template", {"messages": [asdict(message) for message in chat]})["prompt"]
         return self.tokenize(text, add_bos=True, parse_special=True)
 
     def tokenize(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
@@ -164,13 +162,9 @@ class LlamaServer:
 
     def _answer_one(self, command: str) -> Prediction:
         ids = self.tokenize_prompt(command)
-        room = self._context - len(ids)
-        if room < 1:
-            raise UsageError(
-                f"The prompt of {command[:40]!r}… takes {len(ids)} tokens, which leaves no room for an answer in the "
-                f"context of {self._context}; raise the context or shorten the command."
-            )
-        body: dict[str, Any] = {"prompt": ids, "n_predict": min(self._max_new_tokens, room), **_GREEDY}
+        if failure := self._limits.refusal(command, len(ids)):
+            return Prediction(text="", tokens=0, seconds=0.0, failure=failure)
+        body: dict[str, Any] = {"prompt": ids, "n_predict": self._limits.num_predict, **_GREEDY}
         if self._schema is not None:
             body["json_schema"] = self._schema
         reply = self._post("/completion", body)

@@ -13,11 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model answered, and its share of the run's wall-clock time: the shares add up to the run."""
+    """What a model answered, and its share of the run's wall-clock time: the shares add up to the run.
+
+    ``failure`` says why there is no answer, the text is empty then.
+    """
 
     text: str
     tokens: int  # generated ones, the end of turn included; 0 where a server does not say
     seconds: float
+    failure: str = ""
 
 
 class Runtime(Protocol):

@@ -1,5 +1,6 @@
 """The report of one evaluation: a JSON document that other commands read back, and a page for people."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,8 @@ from tasks.evaluation.pages import render
 from tasks.evaluation.prediction import Prediction
 from tasks.reports.page import percent
 
+logger = logging.getLogger(__name__)
+
 
 class EvaluatedRow(BaseModel):
     """One record and what the model made of it."""
@@ -37,6 +40,7 @@ class EvaluatedRow(BaseModel):
     answer: str  # the model's whole text
     got: Response | None  # the answer as the contract reads it, None where it is invalid
     ok: bool  # an exact match
+    failure: str = ""  # why there is no answer
 
 
 class EvaluationReport(BaseModel):
@@ -65,7 +69,12 @@ def evaluation_report(
     dataset: str,
     dataset_sha256: str,
 ) -> EvaluationReport:
-    """Judge every prediction. Raises UsageError where a record does not fit the label set."""
+    """Judge every prediction; a command that was not answered is answered wrongly, and told.
+
+    Raises UsageError where a record does not fit the label set.
+    """
+    if failures := [prediction.failure for prediction in predictions if prediction.failure]:
+        logger.warning("%d of %d commands have no answer. The first: %s", len(failures), len(records), failures[0])
     metrics = score(records, predictions, labels)
     answers = [prediction.text for prediction in predictions]
     sums = ratios([record.response for record in records], answers)
@@ -86,8 +95,11 @@ def evaluation_report(
                 answer=answer,
                 got=parse_answer(answer),
                 ok=ok,
+                failure=prediction.failure,
             )
-            for number, (record, answer, ok) in enumerate(zip(records, answers, right, strict=True), start=1)
+            for number, (record, prediction, answer, ok) in enumerate(
+                zip(records, predictions, answers, right, strict=True), start=1
+            )
         ],
     )
 

@@ -9,10 +9,11 @@ from typing import Self
 
 import httpx
 
+from deployment.decoding import MINIMUM_CONTEXT
 from deployment.ollama_client import OllamaClient
 from deployment.prompt import Prompt
 from deployment.turns import as_plain_text
-from registry.errors import ServiceUnavailable, UsageError
+from registry.errors import NoAnswer, ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
 from tasks.checkpoints.folders import is_model_folder
 from tasks.evaluation.llama_server import LlamaServer
@@ -50,7 +51,10 @@ class OllamaRuntime:
 
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
-        reply = self._client.generate(self._name, as_plain_text(command), self._options)
+        try:
+            reply = self._client.generate(self._name, as_plain_text(command), self._options)
+        except NoAnswer as error:
+            return Prediction(text="", tokens=0, seconds=time.perf_counter() - started, failure=str(error))
         seconds = time.perf_counter() - started
         return Prediction(text=reply.response or "", tokens=reply.eval_count or 0, seconds=seconds)
 
@@ -130,13 +134,14 @@ def open_runtime(
     max_new_tokens: int = 256,
     parallel: int = 8,
     threads: int = 1,
-    context: int = 1024,
+    context: int = MINIMUM_CONTEXT,
     bf16: bool = False,
 ) -> Runtime:
     """The runtime for a Hugging Face or adapter folder, a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``.
 
     ``parallel`` answers are made at a time. ``prompt`` is for folders and files, since servers bring their
-    own; ``threads`` and ``context`` are for ``.gguf`` files, ``bf16`` for folders. Raises UsageError for anything else.
+    own; ``threads`` are for ``.gguf`` files, ``bf16`` for folders, ``context`` for both: the tokens that prompt and
+    answer may take together. Raises UsageError for anything else.
     """
     if spec.startswith(("http://", "https://")):
         return HttpRuntime(spec, parallel=parallel)
@@ -153,7 +158,9 @@ def open_runtime(
         # Torch and transformers take seconds to import, which a GGUF file or a server does not need.
         from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 
-        return HuggingFaceRuntime(path, prompt=prompt, max_new_tokens=max_new_tokens, batch_size=parallel, bf16=bf16)
+        return HuggingFaceRuntime(
+            path, prompt=prompt, max_new_tokens=max_new_tokens, context=context, batch_size=parallel, bf16=bf16
+        )
     fault = "holds no config.json" if path.is_dir() else "is neither a folder nor a .gguf file"
     raise UsageError(
         f"MODEL {spec!r} {fault}; give a Hugging Face or adapter folder, a .gguf file, ollama:NAME or http://HOST."

@@ -6,6 +6,7 @@ import numpy as np
 from gguf.constants import GGUFValueType
 from pydantic import BaseModel, ConfigDict
 
+from deployment.decoding import GREEDY
 from tasks.gguf_export.architectures import Model
 from tasks.gguf_export.container import GgufFile, KeyValue
 from tasks.gguf_export.metadata import metadata
@@ -44,6 +45,15 @@ def file_checks(file: GgufFile, source: Source) -> Iterator[Check]:
     yield _tensor_errors(file, source)
     yield _metadata(file, source)
     yield at_most("bytes after the last tensor", file.trailing_bytes, 0)
+
+
+def greedy_check(file: GgufFile) -> Check:
+    """llama.cpp takes the likeliest token at any temperature, since the file itself says so and nothing else."""
+    prefix = "general.sampling."
+    found = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
+    wanted = {"top_k": GREEDY["top_k"]}
+    different = sorted(key for key in found.keys() | wanted if found.get(key) != wanted.get(key))
+    return at_most("sampling keys that are not greedy", len(different), 0, ", ".join(different))
 
 
 def _tensor_names(file: GgufFile, model: Model) -> Check:

@@ -2,16 +2,18 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gguf.constants import TokenType
 from pydantic import BaseModel, ConfigDict
 
-from deployment.modelfile import Limits, Modelfile
+from deployment.decoding import Limits
+from deployment.modelfile import Modelfile
 from deployment.ollama_prompt import ollama_prompt
-from deployment.prompt import Prompt, encode_prompt, require_turns
-from deployment.prompt_parity import CONVERSATIONS, Conversation, messages
+from deployment.prompt import Message, Prompt, encode_prompt, require_turns
+from deployment.prompt_parity import COMMANDS, tried_chats
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.checks import Check, at_most, file_checks
 from tasks.gguf_export.container import GgufFile
@@ -86,16 +88,16 @@ def verify_gguf(
         checks = [*file_checks(file, source), _stop_token(file, prompt)]
     with LlamaServer(gguf, prompt=prompt, threads=threads, slots=1) as server:
         texts = [text for text in (*PARITY_TEXTS, *prompts) if as_written(text)]
-        conversations = [turns for turns in CONVERSATIONS if as_written(*turns)]
+        commands = [*texts, *filter(as_written, COMMANDS)]
         checks += [
             _token_parity(server, tokenizer, texts),
             _same_tokens(
                 "prompt",
-                [*texts, *(turns[0] for turns in conversations)],
+                commands,
                 lambda command: encode_prompt(tokenizer, prompt, command),
                 server.tokenize_prompt,
             ),
-            *_conversations(server, tokenizer, prompt, [*conversations, *((text,) for text in texts)]),
+            *_chats(server, tokenizer, prompt, commands),
             _one_bos(server, tokenizer, prompts),
         ]
         ids = [encode_prompt(tokenizer, prompt, command) for command in prompts]
@@ -130,10 +132,10 @@ def verify_conversion(gguf: Path, model_dir: Path, *, threads: int = 1) -> Verif
     return VerifyReport.of(checks)
 
 
-def _reads_as_written(file: GgufFile) -> Callable[..., bool]:
-    """Whether both tokenizers read the joined parts of a text alike, of which llama.cpp leaves out a normaliser."""
+def _reads_as_written(file: GgufFile) -> Callable[[str], bool]:
+    """Whether both tokenizers read a text alike, of which llama.cpp leaves out a normaliser."""
     pre = PRE_TOKENIZERS.get(str(file.metadata.get("tokenizer.ggml.pre")))
-    return lambda *parts: pre is None or pre.reads_as_written("".join(parts))
+    return lambda text: pre is None or pre.reads_as_written(text)
 
 
 def _token_parity(server: LlamaServer, tokenizer: Any, texts: Sequence[str]) -> Check:
@@ -152,9 +154,12 @@ def _own_template(server: LlamaServer, tokenizer: Any, texts: Sequence[str]) -> 
         writes_bos = tokenizer.bos_token is not None and rendered.startswith(tokenizer.bos_token)
         return tokenizer.encode(rendered, add_special_tokens=not writes_bos)
 
-    yield _same_tokens("chat template", texts, transformers, server.chat_template_ids)
+    def llama_cpp(text: str) -> list[int]:
+        return server.chat_template_ids([Message("user", text)])
+
+    yield _same_tokens("chat template", texts, transformers, llama_cpp)
     if tokenizer.bos_token_id is not None and tokenizer.encode("", add_special_tokens=True):
-        found = server.chat_template_ids(_CONTINUED[0]).count(tokenizer.bos_token_id)
+        found = llama_cpp(_CONTINUED[0]).count(tokenizer.bos_token_id)
         yield Check(name=_ONE_BOS, value=found, bound=1, passed=found == 1)
 
 
@@ -173,32 +178,30 @@ def _same_tokens(
 ) -> Check:
     different = [text for text in texts if expected(text) != found(text)]
     return at_most(
-        f"{name} {_PARITY}: texts with other tokens", len(different), 0, repr(different[0]) if different else ""
+        f"{name} {_PARITY}: texts with other tokens", len(different), 0, _shown(different[0]) if different else ""
     )
 
 
-def _conversations(
-    server: LlamaServer, tokenizer: Any, prompt: Prompt, conversations: Sequence[Conversation]
-) -> Iterator[Check]:
-    """Conversations as text through each template, against the ids of training."""
+def _shown(text: str | Sequence[Message]) -> str:
+    return repr(text) if isinstance(text, str) else f"{text[-1].content!r} after {len(text) - 1} messages"
+
+
+def _chats(server: LlamaServer, tokenizer: Any, prompt: Prompt, commands: Sequence[str]) -> Iterator[Check]:
+    """Chats as text through each template, against the ids that training has of their last command."""
     modelfile = Modelfile.of("", prompt, Limits(), "")
 
-    def transformers(turns: Sequence[str]) -> list[int]:
-        chat = [{"role": message.role, "content": message.content} for message in messages(turns)]
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    def transformers(chat: Sequence[Message]) -> list[int]:
+        text = tokenizer.apply_chat_template(list(map(asdict, chat)), tokenize=False, add_generation_prompt=True)
         return tokenizer.encode(text, add_special_tokens=not prompt.turns.form.writes_bos)
 
-    def llama_cpp(turns: Sequence[str]) -> list[int]:
-        return server.chat_template_ids(*turns)
-
-    def ollama(turns: Sequence[str]) -> list[int]:
-        text = ollama_prompt(modelfile.template, messages(turns), system=modelfile.system)
+    def ollama(chat: Sequence[Message]) -> list[int]:
+        text = ollama_prompt(modelfile.template, chat, system=modelfile.system)
         return server.tokenize(text, add_bos=True, parse_special=True)
 
-    for name, found in (("transformers", transformers), ("llama.cpp", llama_cpp), ("Ollama", ollama)):
-        yield _same_tokens(
-            f"{name} chat template", conversations, lambda turns: encode_prompt(tokenizer, prompt, *turns), found
-        )
+    tried = list(tried_chats(commands))
+    expected = {command: encode_prompt(tokenizer, prompt, command) for command in commands}
+    for name, found in (("transformers", transformers), ("llama.cpp", server.chat_template_ids), ("Ollama", ollama)):
+        yield _same_tokens(f"{name} chat template", tried, lambda chat: expected[chat[-1].content], found)
 
 
 def _one_bos(server: LlamaServer, tokenizer: Any, prompts: Sequence[str]) -> Check:
@@ -207,9 +210,9 @@ def _one_bos(server: LlamaServer, tokenizer: Any, prompts: Sequence[str]) -> Che
         found = len(server.tokenize("", add_bos=True))
         return at_most(_ONE_BOS, found, 0)
     counts = [
-        render(command).count(tokenizer.bos_token_id)
+        ids.count(tokenizer.bos_token_id)
         for command in prompts or [""]
-        for render in (server.tokenize_prompt, server.chat_template_ids)
+        for ids in (server.tokenize_prompt(command), server.chat_template_ids([Message("user", command)]))
     ]
     worst = max(counts, key=lambda count: abs(count - 1))
     return Check(name=_ONE_BOS, value=worst, bound=1, passed=worst == 1)

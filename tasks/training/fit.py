@@ -22,7 +22,7 @@ from tasks.training.augmentation import value_pools, varied
 from tasks.training.checkpoint import final_weights, load_trained, remove_checkpoint, save_trained
 from tasks.training.examples import Example, build_examples
 from tasks.training.loop import History, MetricSink, TrainingData, train
-from tasks.training.models import load_for_training, load_model, save_training
+from tasks.training.models import load_for_training, load_model, make_greedy, save_training
 from tasks.training.objective import Objective
 from tasks.training.recipe import DistillRecipe, TrainingRecipe
 from tasks.training.subwords import Subwords
@@ -102,6 +102,7 @@ def fit(
         qat.settle(trained)
         with atomic_directory(out) as temporary:
             save_training(model, trained, base, temporary)
+            make_greedy(temporary)
             write_text(temporary / "chat_template.jinja", chat_template(prompt))
             write_text(temporary / HISTORY_FILE, history.model_dump_json(indent=1))
         remove_checkpoint(checkpoint)

@@ -1,5 +1,6 @@
 """Loading a causal language model for training, and saving what training made of it, as safetensors only."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from deployment.decoding import GREEDY
+from registry.artifacts import write_text
 from registry.errors import UsageError
 from tasks.checkpoints import loading
 from tasks.checkpoints.folders import TOKENIZER_FILES
@@ -43,6 +46,14 @@ def save_training(model: PreTrainedModel, trained: nn.Module, base: Path, out: P
         save_full(model, base, out)
     else:
         save_adapter_and_merged(trained, base, out)
+
+
+def make_greedy(folder: Path) -> None:
+    """Rewrite generation_config.json, so that whatever runs ``folder``, or a GGUF that was made of it, takes the
+    likeliest token at any temperature that a client sets; the base's own sampling goes."""
+    path = folder / "generation_config.json"
+    ids = {name: value for name, value in json.loads(path.read_text()).items() if name.endswith("_token_id")}
+    write_text(path, json.dumps({**ids, "do_sample": True, "top_k": GREEDY["top_k"]}, indent=2) + "\n")
 
 
 def add_lora(model: PreTrainedModel, recipe: LoraRecipe) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 from fake_ollama import FakeOllama
 from small_package import CARD, LABELS, NAME
 
+from deployment.decoding import Limits
 from deployment.licence import apache_licence
-from deployment.modelfile import Limits
 from deployment.ollama_device import deploy_package
 from deployment.package import Package, build_package, verify_package
 from deployment.prompt import Prompt
+from deployment.prompt_parity import chats
 
 COMMANDS = ("Hydraulic leak at press SG-402", "What is the weather tomorrow?", "  Prüfe <Ölstand>\tjetzt ")
 LIMITS = Limits(num_ctx=512, num_predict=24)
@@ -57,14 +59,20 @@ def test_text_through_the_template_gives_the_answers_of_the_token_ids(package: P
                 "prompt": prompt,
                 "n_predict": options["num_predict"],
                 "temperature": options["temperature"],
+                "top_k": options["top_k"],
                 "repeat_penalty": options["repeat_penalty"],
                 "stop": options["stop"],
-                "seed": options["seed"],
+                "seed": options.get("seed", 0),
             }
             return server._post("/completion", body)["content"]
 
         with FakeOllama(answer) as fake:
             report = deploy_package(package, name=NAME, locks=tmp_path / "locks", host=fake.address)
+            for item in package.golden:
+                for chat in chats(item.command):
+                    body = {"model": NAME, "messages": [asdict(message) for message in chat]}
+                    reply = httpx.post(f"{fake.address}/v1/chat/completions", json=body, timeout=60).json()
+                    assert reply["choices"][0]["message"]["content"] == item.answer
     assert report.golden_passed == report.golden_total == len(COMMANDS)
 
 

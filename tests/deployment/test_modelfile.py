@@ -2,11 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployment.modelfile import Limits, Modelfile, parse_modelfile, read_modelfile
-from deployment.ollama_prompt import Message, ollama_prompt
-from deployment.prompt import Prompt
+from deployment.decoding import Limits
+from deployment.modelfile import Modelfile, parse_modelfile, read_modelfile
+from deployment.ollama_prompt import ollama_prompt
+from deployment.prompt import Message, Prompt
 from registry.errors import UsageError
 
+ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=80)
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=80).filter(
     lambda text: '"""' not in text
 )
@@ -16,15 +18,14 @@ def modelfile(instruction: str = "") -> Modelfile:
     return Modelfile.of("m-q8_0.gguf", Prompt(instruction=instruction), Limits(), "Terms.")
 
 
-@given(instruction=TEXT, command=TEXT)
+@given(instruction=ANY_TEXT, command=ANY_TEXT)
 def test_the_go_template_renders_the_prompt_of_training(instruction: str, command: str) -> None:
     prompt = Prompt(instruction=instruction)
     file = modelfile(instruction)
-    rendered = ollama_prompt(file.template, [Message("user", command)], system=file.system)
-    assert rendered == prompt.render(command)
+    assert ollama_prompt(file.template, [Message("user", command)]) == prompt.render(command)
 
 
-@given(instruction=TEXT, licence=TEXT)
+@given(instruction=ANY_TEXT, licence=TEXT)
 def test_what_is_rendered_is_read_back(instruction: str, licence: str) -> None:
     file = Modelfile.of("m-q8_0.gguf", Prompt(instruction=instruction), Limits(num_ctx=512, num_predict=64), licence)
     assert parse_modelfile(file.render()) == file
@@ -35,6 +36,7 @@ def test_answers_are_greedy_unpenalised_and_bounded() -> None:
     assert lines[0] == "FROM ./m-q8_0.gguf"
     assert [line for line in lines if line.startswith("PARAMETER")] == [
         "PARAMETER temperature 0",
+        "PARAMETER top_k 1",
         "PARAMETER repeat_penalty 1",
         'PARAMETER stop "<end_of_turn>"',
         "PARAMETER num_ctx 1024",
@@ -42,14 +44,29 @@ def test_answers_are_greedy_unpenalised_and_bounded() -> None:
     ]
 
 
-def test_a_system_line_is_written_only_for_an_instruction() -> None:
-    assert "SYSTEM" not in modelfile("  ").render()
-    assert 'SYSTEM """Answer with JSON."""' in modelfile("Answer with JSON.").render()
+def test_the_instruction_stands_in_the_template_where_no_client_can_replace_it() -> None:
+    file = modelfile('Say """ok""".')
+    assert "SYSTEM" not in file.render()
+    assert parse_modelfile(file.render()) == file
+    rendered = ollama_prompt(file.template, [Message("system", "Be kind."), Message("user", "hi")])
+    assert rendered == Prompt(instruction='Say """ok""".').render("hi")
+
+
+def test_the_system_of_an_earlier_package_is_read() -> None:
+    text = 'FROM ./a.gguf\nTEMPLATE """{{ .System }}"""\nSYSTEM """Answer with JSON."""\nPARAMETER num_ctx 512\n'
+    assert parse_modelfile(text).system == "Answer with JSON."
+
+
+def test_limits_are_read_back() -> None:
+    limits = Limits(num_ctx=2048, num_predict=300)
+    assert Modelfile.of("a.gguf", Prompt(), limits, "").limits == limits
+    with pytest.raises(UsageError, match=r"Modelfile of a\.gguf sets no num_predict"):
+        _ = parse_modelfile('FROM ./a.gguf\nTEMPLATE """x"""\nPARAMETER num_ctx 512\n').limits
 
 
 def test_a_text_that_the_quotes_cannot_hold_is_refused() -> None:
-    with pytest.raises(UsageError, match="SYSTEM of a Modelfile cannot hold"):
-        modelfile('Say """ok""".').render()
+    with pytest.raises(UsageError, match="LICENSE of a Modelfile cannot hold"):
+        Modelfile.of("a.gguf", Prompt(), Limits(), 'Say """ok""".').render()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 import socket
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from canned_server import CannedServer
 from fake_ollama import FakeOllama, Model
@@ -13,7 +15,8 @@ from small_package import GOLDEN, NAME, make_package, small_gguf
 from deployment import ollama_device
 from deployment.ollama_device import DeviceReport, FileRewritten, deploy_package
 from deployment.package import Package
-from deployment.prompt import Prompt
+from deployment.prompt import Message, Prompt
+from deployment.prompt_parity import chats
 from registry.errors import GateBlocked, GemmillError, ServiceUnavailable, UsageError
 
 
@@ -52,15 +55,44 @@ def test_the_device_gets_the_modelfile_of_the_package(tmp_path: Path) -> None:
         deploy(package, ollama.address)
         model = ollama.model(NAME)
     assert model.template == package.modelfile.template
-    assert model.system == "Answer with JSON."
     assert model.license == package.modelfile.licence
     assert model.parameters == {
         "temperature": 0,
+        "top_k": 1,
         "repeat_penalty": 1,
         "stop": ["<end_of_turn>"],
         "num_ctx": 1024,
         "num_predict": 256,
     }
+
+
+@pytest.mark.parametrize("chat", list(chats(GOLDEN[0][0])))
+def test_a_chat_on_the_device_gets_the_answer_of_its_last_command_alone(package: Package, chat: list[Message]) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(prompt: str, options: dict[str, Any]) -> str:
+        asked.append(options)
+        return model_of(*GOLDEN)(prompt, options)
+
+    body = {"model": NAME, "messages": [asdict(message) for message in chat]}
+    with FakeOllama(answer) as ollama:
+        deploy(package, ollama.address)
+        said = httpx.post(f"{ollama.address}/v1/chat/completions", json=body).json()["choices"][0]["message"]
+        assert httpx.post(f"{ollama.address}/api/chat", json=body).json()["message"] == said
+    assert said["content"] == GOLDEN[0][1]
+    assert [(options["temperature"], options["top_k"]) for options in asked[-2:]] == [(1.0, 1), (0, 1)]
+
+
+def test_an_answer_that_is_broken_off_is_wrong(package: Package) -> None:
+    with FakeOllama(model_of(*GOLDEN), done=False) as ollama, pytest.raises(GateBlocked, match="broke off its answer"):
+        deploy(package, ollama.address)
+
+
+def test_a_golden_prompt_that_the_device_would_cut_is_wrong(tmp_path: Path) -> None:
+    package = make_package(tmp_path, instruction="Answer with JSON. " * 80)
+    long = pytest.raises(GateBlocked, match=r"too long: its prompt takes 1,\d+ of a context of 1,024; shorten it")
+    with FakeOllama(model_of(*GOLDEN)) as ollama, long:
+        deploy(package, ollama.address)
 
 
 def test_a_file_that_the_device_has_is_not_sent_again(package: Package) -> None:

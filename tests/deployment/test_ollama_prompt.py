@@ -1,11 +1,15 @@
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployment.modelfile import Limits, Modelfile
-from deployment.ollama_prompt import Message, ollama_prompt
-from deployment.prompt import Prompt, ollama_template
-from deployment.prompt_parity import CONVERSATIONS, messages, rendered_otherwise
+from deployment.decoding import Limits
+from deployment.modelfile import Modelfile
+from deployment.ollama_prompt import ollama_prompt
+from deployment.prompt import Message, Prompt, ollama_template, prompt_of
+from deployment.prompt_parity import COMMANDS, chats, rendered_otherwise, tried_chats
 from deployment.turns import Turns
 from registry.errors import UsageError
 
@@ -20,13 +24,25 @@ USER, MODEL = Message("user", "hi"), Message("assistant", "ho")
 
 
 @every_format
-@given(conversation=st.lists(TEXT, min_size=1, max_size=5).filter(lambda turns: len(turns) % 2), instruction=TEXT)
-def test_our_template_renders_a_conversation_as_training_does(
-    form: Turns, conversation: list[str], instruction: str
+@given(command=TEXT, earlier=st.lists(TEXT, max_size=8), system=TEXT, instruction=TEXT)
+def test_our_template_renders_the_last_command_of_any_chat(
+    form: Turns, command: str, earlier: list[str], system: str, instruction: str
 ) -> None:
     prompt = Prompt(instruction=instruction, turns=form)
     modelfile = Modelfile.of("a.gguf", prompt, Limits(), "")
-    assert rendered_otherwise(modelfile, prompt, [conversation]) is None
+    history = [Message("user" if number % 2 else "assistant", text) for number, text in enumerate(earlier, start=1)]
+    chat = [Message("system", system), *history, Message("assistant", "{}"), Message("user", command)]
+    assert ollama_prompt(modelfile.template, chat, system="You are a helpful assistant.") == prompt.render(command)
+
+
+@every_format
+@pytest.mark.parametrize(
+    "instruction", ["", "Answer with JSON.", ' say """ok""" {{ .System }} \\ <end_of_turn>\n\nnow ']
+)
+def test_a_prompt_is_known_by_what_it_renders(form: Turns, instruction: str) -> None:
+    prompt = Prompt(instruction=Prompt(turns=form).plain_text(instruction), turns=form)
+    assert prompt_of(prompt.render("")) == prompt
+    assert prompt_of("[INST]" + prompt.render("")) is None
 
 
 @every_format
@@ -40,16 +56,35 @@ def test_a_typed_control_token_stays_text(form: Turns, data: st.DataObject) -> N
     assert not [control for control in CONTROLS[form] if control in body]
 
 
-def test_the_conversations_that_are_tried_hold_what_users_type() -> None:
-    typed = "".join(text for turns in CONVERSATIONS for text in turns)
+def test_the_chats_that_are_tried_hold_what_users_type_and_clients_add() -> None:
+    typed = "".join(COMMANDS)
     assert all(text in typed for text in ("<end_of_turn>", "<start_of_turn>model", "{{", '"""', "\n\n", "\t"))
-    assert {len(turns) for turns in CONVERSATIONS} >= {1, 3, 5}
+    found = [[message.role for message in chat] for chat in chats("hi")]
+    assert {(roles.count("user"), roles.count("system")) for roles in found} == {
+        (turns, system) for turns in (1, 2, 4, 9) for system in (0, 1)
+    }
+    assert all(chat[-1] == Message("user", "hi") for chat in chats("hi"))
+    tried = list(tried_chats(COMMANDS))
+    assert {len(chat) for chat in tried} == {len(chat) for chat in chats("hi")}
+    assert {chat[-1].content for chat in tried if len(chat) == 1} == set(COMMANDS)
 
 
-def test_another_template_is_found() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda template: template.replace("model", "assistant"),
+        lambda template: template.replace('"user"', '"assistant"'),  # the last answer
+        lambda template: template.replace("$command = .Content", "$command = print $command .Content"),  # all turns
+        lambda template: "{{ .System }}" + template,
+    ],
+    ids=["role", "answer", "history", "system"],
+)
+def test_another_template_is_found(change: Callable[[str], str]) -> None:
     modelfile = Modelfile.of("a.gguf", Prompt(), Limits(), "")
-    wrong = Modelfile(**{**vars(modelfile), "template": modelfile.template.replace("model", "assistant")})
-    assert rendered_otherwise(wrong, Prompt(), [("hi",)]) == ("hi",)
+    wrong = replace(modelfile, template=change(modelfile.template))
+    assert wrong.template != modelfile.template
+    assert rendered_otherwise(modelfile, Prompt(), COMMANDS) is None
+    assert rendered_otherwise(wrong, Prompt(), COMMANDS) is not None
 
 
 @pytest.mark.parametrize(
@@ -105,4 +140,4 @@ def test_the_last_exchange_is_cut_after_its_response(template: str, expected: st
 )
 def test_what_ollama_fails_on_is_refused(template: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        ollama_prompt(template, messages(("hi",)))
+        ollama_prompt(template, [USER])

@@ -1,5 +1,6 @@
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,9 +151,35 @@ def test_a_modelfile_that_renders_otherwise_than_training_is_not_packaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modelfile, "ollama_template", lambda prompt: "{{ .System }}{{ .Prompt }}{{ .Response }}")
-    with pytest.raises(GateBlocked, match=r"q8_0\.gguf renders '' otherwise than training did"):
+    with pytest.raises(GateBlocked, match=r"q8_0\.gguf renders '' after 0 messages otherwise than training did"):
         build(tmp_path / "out", gguf_file(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_modelfile_that_a_client_can_make_sample_is_not_packaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modelfile, "GREEDY", {"temperature": 0, "repeat_penalty": 1})
+    with pytest.raises(GateBlocked, match=r"q8_0\.gguf does not answer greedily: \{'temperature': 0, 'repeat_penalty'"):
+        build(tmp_path / "out", gguf_file(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_instruction_of_an_earlier_package_is_its_system_text(tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    template = (
+        '<start_of_turn>user\n{{ if .System }}{{ .System }}{{ "\\n\\n" }}{{ end }}{{ range .Messages }}'
+        '{{ if eq .Role "user" }}{{ .Content }}{{ end }}{{ end }}<end_of_turn>\n<start_of_turn>model\n'
+    )
+    old = replace(package, modelfile=replace(package.modelfile, template=template, system="Answer with JSON."))
+    assert old.prompt == Prompt(instruction="Answer with JSON.")
+
+
+def test_a_template_of_another_making_is_refused(tmp_path: Path) -> None:
+    package = make_package(tmp_path)
+    foreign = replace(package, modelfile=replace(package.modelfile, template="[INST]{{ .Prompt }}[/INST]"))
+    with pytest.raises(UsageError, match="has no turns of a known format"):
+        _ = foreign.prompt
 
 
 def test_a_file_on_another_file_system_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

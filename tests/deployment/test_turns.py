@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployment.modelfile import Limits, Modelfile
-from deployment.ollama_prompt import Message, ollama_prompt
-from deployment.prompt import Prompt, chat_template, ollama_template
+from deployment.decoding import Limits
+from deployment.modelfile import Modelfile
+from deployment.ollama_prompt import ollama_prompt
+from deployment.prompt import Message, Prompt, chat_template
 from deployment.turns import Turns, as_plain_text, turns_in
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=40)
@@ -38,16 +39,22 @@ def test_the_modelfile_renders_the_prompt_of_training(turns: Turns, instruction:
 
 
 @every_format
-def test_a_system_message_is_the_instruction(turns: Turns) -> None:
-    messages = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Leak at SG-402"}]
-    said = rendered(Prompt(turns=turns), messages)
-    assert said.endswith(Prompt(instruction="Be brief.", turns=turns).render("Leak at SG-402"))
+@given(command=TEXT, earlier=st.lists(TEXT, max_size=4), system=TEXT, instruction=TEXT)
+def test_the_chat_template_renders_the_last_command_of_any_chat(
+    turns: Turns, command: str, earlier: list[str], system: str, instruction: str
+) -> None:
+    history = [
+        {"role": "user" if number % 2 else "assistant", "content": text} for number, text in enumerate(earlier, start=1)
+    ]
+    chat = [{"role": "system", "content": system}, *history, {"role": "user", "content": command}]
+    said = rendered(Prompt(instruction=instruction, turns=turns), [*chat, {"role": "assistant", "content": "{}"}])
+    bos = "<BOS>" if turns.form.writes_bos else ""
+    assert said == bos + Prompt(instruction=instruction, turns=turns).render(command)
 
 
 @every_format
 def test_a_format_is_known_by_its_control_tokens(turns: Turns) -> None:
     assert turns_in({"a", *turns.form.control}) is turns
-    assert turns_in(ollama_template(Prompt(turns=turns))) is turns
     assert turns_in({"a", turns.form.end}) is (turns if len(turns.form.control) == 1 else None)
 
 

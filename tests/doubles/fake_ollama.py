@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
-from deployment.ollama_prompt import Message, ollama_prompt
+from deployment.ollama_prompt import ollama_prompt
+from deployment.prompt import Message
 from registry.errors import UsageError
 from tasks.gguf_export.reordering import reorder_gguf
 
@@ -45,6 +46,7 @@ class FakeOllama:
     bodies: list[dict[str, Any]] = field(default_factory=list)  # of the requests to /api/generate
     told_digest: str | None = None  # makes /api/show lie
     rewrites: bool = True  # False: as before August 2026
+    done: bool = True  # False: breaks each answer off
     after_copy: Callable[[], None] | None = None
     faults: dict[str, tuple[int, str] | None] = field(default_factory=dict)  # status and body; None hangs up
 
@@ -140,6 +142,13 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, _shown(self._model(request["model"]), ollama.told_digest)
             case "POST", "/api/generate":
                 return self._generate(request)
+            case "POST", "/api/chat":
+                text = self._answer(request, request["messages"], request.get("options") or {})
+                return 200, {"model": request["model"], "message": {"role": "assistant", "content": text}, "done": True}
+            case "POST", "/v1/chat/completions":
+                options = {name: request.get(name, 1.0) for name in ("temperature", "top_p")}  # over the Modelfile's
+                text = self._answer(request, request["messages"], options)
+                return 200, {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
             case "POST", "/api/copy":
                 ollama.models[_full(request["destination"])] = self._model(request["source"])
                 if ollama.after_copy:
@@ -195,15 +204,26 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(404, f"model '{name}' not found")
         return found
 
+    def _answer(self, request: dict[str, Any], messages: list[dict[str, str]], options: dict[str, Any]) -> str:
+        """The answer to what is left of the prompt; each character is a token."""
+        model = self._model(request["model"])
+        prompt = ollama_prompt(model.template, [Message(**message) for message in messages], system=model.system)
+        options = {"num_ctx": 4096, **model.parameters, **options}
+        context = int(options["num_ctx"])
+        if len(prompt) > context and request.get("truncate") is False:
+            told = f"request ({len(prompt)} tokens) exceeds the available context size ({context} tokens)"
+            raise Refused(400, f"{told}, try increasing it")
+        return self.ollama.answer(prompt[-context:], options)
+
     def _generate(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.ollama.bodies.append(request)
-        model = self._model(request["model"])
-        prompt = ollama_prompt(model.template, [Message("user", request["prompt"])], system=model.system)
-        text = self.ollama.answer(prompt, {**model.parameters, **(request.get("options") or {})})
+        system = [{"role": "system", "content": request["system"]}] if request.get("system") else []
+        messages = [*system, {"role": "user", "content": request["prompt"]}]
+        text = self._answer(request, messages, request.get("options") or {})
         return 200, {
             "model": request["model"],
             "response": text,
-            "done": True,
+            "done": self.ollama.done,
             "eval_count": len(text),
             "eval_duration": 10_000_000 * max(len(text), 1),
         }

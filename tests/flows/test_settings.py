@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from deployment.decoding import Longest
 from flows import settings
 from flows.settings import PROFILES_FOLDER, Profile, load_profile, shipped_profiles
 from registry.errors import UsageError
@@ -73,10 +74,13 @@ def test_all_faults_of_a_profile_are_reported_at_once(tmp_path: Path) -> None:
     assert "\n" not in message
 
 
-def test_a_context_that_cannot_hold_a_record_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "short.toml", context="context = 256")
-    with pytest.raises(UsageError, match=r"evaluation\.context is 256, a training record may have \d+"):
-        load_profile(str(path))
+def test_the_context_is_a_minimum_that_a_profile_may_raise(tmp_path: Path) -> None:
+    assert load_profile("tiny").evaluation.context == 1024
+    more = write(tmp_path / "more.toml", max_new_tokens="max_new_tokens = 192\ncontext = 4096")
+    assert load_profile(str(more)).evaluation.limits(Longest(prompt=40, answer=60, context=8192)).num_ctx == 4096
+    less = write(tmp_path / "less.toml", max_new_tokens="max_new_tokens = 192\ncontext = 512")
+    with pytest.raises(UsageError, match=r"evaluation\.context: .*greater than or equal to 1024"):
+        load_profile(str(less))
 
 
 def test_qat_for_a_file_without_blocks_is_refused(tmp_path: Path) -> None:
@@ -113,8 +117,7 @@ def test_a_file_that_is_not_toml_is_refused(content: bytes, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("key", "line", "fault"),
     [
-        ("instruction", 'instruction = \'say """JSON"""\'', r'instruction: a Modelfile cannot hold """'),
-        ("instruction", 'instruction = "a\\u0000b"', "instruction: a Modelfile cannot hold"),
+        ("instruction", 'instruction = "a\\u0000b"', "instruction: a Modelfile cannot hold a NUL"),
         ("model_name", 'model_name = "../../evil"', r"model_name: '../../evil' is no name; write 1 to 64"),
         ("model_name", 'model_name = ""', "model_name: '' is no name"),
         ("model_name", 'model_name = "con"', "model_name: 'con' is a device on Windows"),
@@ -123,7 +126,6 @@ def test_a_file_that_is_not_toml_is_refused(content: bytes, tmp_path: Path) -> N
         ("norm_outlier_ratio_max", "norm_outlier_ratio_max = inf", "gates.norm_outlier_ratio_max: "),
         ("learning_rate", "learning_rate = inf", "teacher.training.learning_rate: "),
         ("kv_heads", "kv_heads = 3", "4 heads cannot share 3 kv_heads evenly"),
-        ("max_new_tokens", "max_new_tokens = 512", "leaves no room for a command in the 512 tokens"),
         ("turns", 'turns = "chatml"', 'teacher.base is a Gemma 3 from scratch, whose turns are "gemma", not "chatml"'),
         ("temperature", "temperature = 2.0\ncache_top_k = 4096", "cache_top_k"),
     ],

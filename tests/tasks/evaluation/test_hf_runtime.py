@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_checks.contract import LabelSet, Record, answer_text
-from deployment.prompt import Prompt
+from deployment.prompt import Prompt, encode_prompt
 from registry.errors import UsageError
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime, load_model
 from tasks.evaluation.prediction import Prediction
@@ -51,6 +51,25 @@ def test_bfloat16_arithmetic_keeps_confident_answers(learnt_model_dir: Path, pla
     with HuggingFaceRuntime(learnt_model_dir, prompt=Prompt(), max_new_tokens=96, bf16=True) as runtime:
         rounded = runtime.answer(commands)
     assert [row.text for row in rounded] == [row.text for row in ask(learnt_model_dir, commands)]
+
+
+def test_a_command_that_does_not_fit_has_no_answer_and_stops_no_other(
+    learnt_model_dir: Path, plant_records: list[Record]
+):
+    tokenizer = load_model(learnt_model_dir)[1]
+    commands = [f"{plant_records[1].command}, at once", *(record.command for record in plant_records)]
+    context = len(encode_prompt(tokenizer, Prompt(), commands[0])) - 1 + 96
+    with HuggingFaceRuntime(learnt_model_dir, prompt=Prompt(), max_new_tokens=96, context=context) as runtime:
+        long, *others = runtime.answer(commands)
+    assert [row.text for row in others] == [row.text for row in ask(learnt_model_dir, commands[1:])]
+    assert (long.text, long.tokens, others[0].failure) == ("", 0, "")
+    assert long.failure.startswith(f"The command {commands[0]!r} is 1 token too long: its prompt takes {context - 95}")
+
+
+def test_a_model_is_asked_nothing_longer_than_it_was_made_for(learnt_model_dir: Path):
+    with HuggingFaceRuntime(learnt_model_dir, prompt=Prompt(), max_new_tokens=96, context=100_000) as runtime:
+        [found] = runtime.answer(["check pump SG-402 " * 1000])
+    assert "of a context of 2,048; shorten it" in found.failure
 
 
 def test_nothing_to_ask_gives_nothing(learnt_model_dir: Path):

@@ -73,7 +73,7 @@ def test_a_report_is_read_back_as_it_was_written(report: EvaluationReport, tmp_p
     assert set(document) == {
         "format", "model", "sha256", "dataset", "dataset_sha256", "metrics", "intervals", "confusion", "rows",
     }  # fmt: skip
-    assert set(document["rows"][0]) == {"number", "command", "expected", "answer", "got", "ok"}
+    assert set(document["rows"][0]) == {"number", "command", "expected", "answer", "got", "ok", "failure"}
 
 
 def test_what_is_no_report_is_refused(tmp_path: Path):
@@ -135,3 +135,17 @@ def test_the_table_has_a_column_for_each_model_and_says_what_is_undefined(report
     assert re.search(r"Exact match\W+25\.0 %\W+25\.0 %", text)
     assert re.search(r"Out-of-scope precision\W+n/a", text)
     assert re.search(r"Tokens per second\W+50", text)
+
+
+def test_a_command_without_an_answer_is_wrong_and_told_why(
+    plant_records: list[Record], plant_labels: LabelSet, caplog: pytest.LogCaptureFixture
+):
+    told = "The command is 9 tokens too long"
+    predictions = [*said("{}", "{}", "{}"), Prediction(text="", tokens=0, seconds=0.0, failure=told)]
+    report = evaluation_report(
+        plant_records, predictions, plant_labels, model="m", sha256=None, dataset="d", dataset_sha256="b" * 64
+    )
+    assert [row.failure for row in report.rows] == ["", "", "", told]
+    assert not report.rows[3].ok
+    assert told in report_html(report)
+    assert f"1 of 4 commands have no answer. The first: {told}" in caplog.text

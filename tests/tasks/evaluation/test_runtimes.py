@@ -54,6 +54,8 @@ def http_server(answer: Answer) -> Iterator[str]:
 def echo(prompt: str, options: dict[str, Any]) -> str:
     if prompt == "break":
         raise Refused(500, "llama runner process has terminated")
+    if prompt == "unknown option":
+        raise Refused(400, "invalid option provided")
     return f"echo {prompt}"
 
 
@@ -73,6 +75,33 @@ def test_ollama_is_asked_greedily_and_in_order(fake: FakeOllama, monkeypatch: py
     assert all(prediction.tokens == len(prediction.text) for prediction in predictions)
     assert all(body["options"] == {"temperature": 0.0, "num_predict": 50} for body in fake.bodies)
     assert all(body["stream"] is False for body in fake.bodies)
+
+
+def test_a_command_that_ollama_would_cut_has_no_answer_and_stops_no_other(fake: FakeOllama):
+    fake.models["gemma3-manufacturing:latest"].parameters["num_ctx"] = 512
+    with OllamaRuntime("gemma3-manufacturing", host=fake.address, max_new_tokens=50) as runtime:
+        long, good = runtime.answer(["long" * 200, "good"])
+    assert (good.text, good.failure) == ("echo good", "")
+    assert (long.text, long.tokens) == ("", 0)
+    assert long.failure == (
+        f"The command '{'long' * 10}…' is 338 tokens too long: its prompt takes 800 and an answer up to 50 of a "
+        "context of 512; shorten it or raise the context."
+    )
+    assert all((body["truncate"], body["shift"]) == (False, False) for body in fake.bodies)
+
+
+def test_an_answer_that_ollama_breaks_off_is_none(fake: FakeOllama):
+    fake.done = False
+    with OllamaRuntime("gemma3-manufacturing", host=fake.address) as runtime:
+        [found] = runtime.answer(["hello"])
+    assert found.text == ""
+    assert "broke off its answer to 'hello'" in found.failure
+
+
+def test_what_ollama_refuses_otherwise_ends_the_run(fake: FakeOllama):
+    refused = pytest.raises(UsageError, match="says: invalid option provided")
+    with OllamaRuntime("gemma3-manufacturing", host=fake.address) as runtime, refused:
+        runtime.answer(["unknown option"])
 
 
 def test_ollama_never_gets_a_typed_control_token(fake: FakeOllama):
@@ -152,9 +181,9 @@ def test_folder_and_file_agree_through_the_one_interface(
 
 
 def test_a_file_is_run_with_the_context_that_is_asked_for(learnt_gguf: Path):
-    refused = pytest.raises(UsageError, match="context of 9;")
-    with open_runtime(str(learnt_gguf), prompt=Prompt(), context=9) as runtime, refused:
-        runtime.answer(["hello"])
+    with open_runtime(str(learnt_gguf), prompt=Prompt(), context=9) as runtime:
+        [found] = runtime.answer(["hello"])
+    assert "of a context of 9;" in found.failure
 
 
 @pytest.mark.parametrize("spec", ["no/such/model", "google/gemma-3-270m", "models:/x@champion", ""])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from deployment.prompt import Prompt
+from deployment.prompt import Message, Prompt
 from deployment.turns import Turns
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
@@ -128,7 +128,7 @@ def test_made_up_texts_of_the_benchmark_split_alike(extended: Path) -> None:
 
 
 def test_a_chat_prompt_has_one_bos_and_control_tokens_for_its_turns(server: LlamaServer) -> None:
-    ids = server.chat_template_ids("check the pump")
+    ids = server.chat_template_ids([Message("user", "check the pump")])
     assert ids == server.tokenize_prompt("check the pump")
     assert (ids[0], ids.count(2), ids.count(4), ids.count(5)) == (2, 1, 2, 1)
 

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from deployment import modelfile
 from deployment.prompt import Prompt, ollama_template
 from registry.errors import UsageError
+from tasks.gguf_export.checks import greedy_check
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.rounding import error_bound
 from tasks.gguf_export.verify import VerifyReport, verify_gguf
@@ -95,7 +96,7 @@ def test_a_modelfile_that_lets_a_typed_control_token_through_is_found(
     tiny_gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def careless(prompt: Prompt) -> str:
-        return ollama_template(prompt).replace('{{ template "text" .Content }}', "{{ .Content }}")
+        return ollama_template(prompt).replace('{{ template "text" $command }}', "{{ $command }}")
 
     monkeypatch.setattr(modelfile, "ollama_template", careless)
     out = export_gguf(tiny_gemma, tmp_path / "out.gguf", weights=QuantType.F32).path
@@ -122,3 +123,22 @@ def test_the_error_bound_holds_and_is_tight(type_: GGMLQuantizationType) -> None
     assert (error <= bound).all()
     if type_ is not GGMLQuantizationType.F32:
         assert (error / bound).max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("sampling", "different"),
+    [
+        ({"do_sample": True, "top_k": 1}, ""),
+        ({}, "top_k"),
+        ({"top_k": 64, "top_p": 0.95}, "top_k, top_p"),
+        ({"top_k": 1, "temperature": 1.0}, "temp"),
+    ],
+)
+def test_a_file_that_a_client_can_make_sample_is_found(
+    tiny_gemma: Path, tmp_path: Path, sampling: dict[str, object], different: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_gemma, tmp_path / "model"))
+    write_json(folder / "generation_config.json", sampling)
+    with GgufFile(export_gguf(folder, tmp_path / "out.gguf", weights=QuantType.F32).path) as file:
+        check = greedy_check(file)
+    assert (check.passed, check.detail) == (not different, different)

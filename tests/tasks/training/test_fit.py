@@ -19,6 +19,9 @@ from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.kd import likeliest_tokens
+from tasks.gguf_export.checks import greedy_check
+from tasks.gguf_export.container import GgufFile
+from tasks.gguf_export.writer import export_gguf
 from tasks.quant.codecs import simulate_quantize
 from tasks.quant.types import QuantType
 from tasks.training import objective
@@ -86,6 +89,23 @@ def test_each_recipe_trains_a_folder_that_loads_and_has_learnt(
     assert not torch.equal(before[name], after[name])
     on_grid = torch.equal(simulate_quantize(after[name], QuantType.Q4_0), after[name])
     assert on_grid == (recipe.qat and recipe.method == "full")
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_a_trained_folder_is_greedy_whatever_its_base_samples(
+    name: str, tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
+) -> None:
+    base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    own = json.loads((base / "generation_config.json").read_text())
+    sampling = {"do_sample": True, "top_k": 64, "top_p": 0.95, "temperature": 0.7}
+    (base / "generation_config.json").write_text(json.dumps(own | sampling))
+    run_fit(base, tmp_path / "model", few, labels, RECIPES[name].model_copy(update={"epochs": 1}))
+    found = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert found["eos_token_id"] == own["eos_token_id"]
+    assert {key: value for key, value in found.items() if "token_id" not in key} == {"do_sample": True, "top_k": 1}
+    out = export_gguf(tmp_path / "model", tmp_path / "out.gguf", weights=QuantType.F32).path
+    with GgufFile(out) as file:
+        assert greedy_check(file).passed
 
 
 @pytest.mark.parametrize("name", ["full", "full, qat", "full, patience", "full, varied", "lora", "lora, qat"])

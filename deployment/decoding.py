@@ -1,0 +1,59 @@
+"""How answers are made: greedily, and within a context that holds the whole prompt and the whole answer.
+
+Left alone, Ollama cuts a prompt beyond its context without a word, and an answer that reaches the end can abort it.
+"""
+
+from dataclasses import dataclass
+
+from registry.errors import UsageError
+
+# A client's temperature goes over the Modelfile's, and Ollama's OpenAI endpoint sets 1.0 where the client gives none;
+# the likeliest token alone is greedy at any temperature. Ollama's own penalty of 1.1 punishes JSON for its quotes.
+GREEDY = {"temperature": 0, "top_k": 1, "repeat_penalty": 1}
+MINIMUM_CONTEXT = 1024  # tokens; 18 MB of memory on the 270M
+_ROOM = 2  # what devices are told may be twice as long as the longest command that was collected, and so its answer
+_STEP = 256  # llama.cpp rounds a context up to a multiple
+SHOWN = 40  # characters of a command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of a device's memory and patience, in tokens: prompt and answer together, and the answer."""
+
+    num_ctx: int = MINIMUM_CONTEXT
+    num_predict: int = 256
+
+    def refusal(self, command: str, tokens: int) -> str:
+        """Why a command whose prompt takes ``tokens`` is not asked; empty where prompt and answer fit."""
+        excess = tokens + self.num_predict - self.num_ctx
+        if excess <= 0:
+            return ""
+        shown = command if len(command) <= SHOWN else f"{command[:SHOWN]}…"
+        answer = f" and an answer up to {self.num_predict:,}" if self.num_predict else ""
+        return (
+            f"The command {shown!r} is {excess:,} token{'s' if excess > 1 else ''} too long: its prompt takes "
+            f"{tokens:,}{answer} of a context of {self.num_ctx:,}; shorten it or raise the context."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Longest:
+    """The longest prompt and the longest answer of a snapshot, and what the model was made for, in its tokens."""
+
+    prompt: int
+    answer: int  # with the token that ends it
+    context: int
+
+    def limits(self, *, context: int, max_new_tokens: int) -> Limits:
+        """With room for longer ones, and at least ``context`` and ``max_new_tokens``, as far as the model goes.
+
+        Raises UsageError where the model goes less far than the longest command and the longest answer.
+        """
+        num_predict = min(max(max_new_tokens, _ROOM * self.answer), self.context - self.prompt)
+        if num_predict < self.answer:
+            raise UsageError(
+                f"the longest command takes {self.prompt:,} tokens and the longest answer {self.answer:,}, the model "
+                f"was made for {self.context:,} together; shorten the records or take another base."
+            )
+        wanted = -(-(_ROOM * self.prompt + num_predict) // _STEP) * _STEP
+        return Limits(num_ctx=min(max(context, wanted), self.context), num_predict=num_predict)
