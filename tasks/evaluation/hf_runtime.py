@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ from tasks.evaluation.prediction import Prediction, answers_progress
 
 
 class HuggingFaceRuntime:
-    """The model in ``model_dir``, float32 weights, on a GPU where there is one; ``bf16`` is for autocast.
+    """The model in ``model_dir``, in float32, on a GPU where there is one.
 
     An adapter folder names its base in ``adapter_config.json``. Raises UsageError where there is no whole model.
     """
@@ -31,13 +30,11 @@ class HuggingFaceRuntime:
         max_new_tokens: int = 256,
         context: int = MINIMUM_CONTEXT,
         batch_size: int = 16,
-        bf16: bool = False,
     ) -> None:
         self._model_dir = model_dir
         self._prompt = prompt
         self._limits = Limits(num_ctx=context, num_predict=max_new_tokens)
         self._batch_size = batch_size
-        self._bf16 = bf16
 
     def __enter__(self) -> Self:
         self._model, self._tokenizer = load_model(self._model_dir)
@@ -57,7 +54,6 @@ class HuggingFaceRuntime:
             commands,
             limits=self._limits,
             batch_size=self._batch_size,
-            bf16=self._bf16,
         )
 
 
@@ -76,7 +72,6 @@ def greedy_answers(
     *,
     limits: Limits,
     batch_size: int,
-    bf16: bool = False,
 ) -> list[Prediction]:
     """Answers of a model that is in memory, in the order of ``commands``.
 
@@ -90,7 +85,6 @@ def greedy_answers(
     generation = GenerationConfig(
         do_sample=False, max_new_tokens=limits.num_predict, eos_token_id=stops, pad_token_id=_pad_id(tokenizer)
     )
-    autocast = torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext()
     prompts = [encode_prompt(tokenizer, prompt, command) for command in commands]
     made_for = model.config.get_text_config().max_position_embeddings
     limits = replace(limits, num_ctx=min(limits.num_ctx, made_for))
@@ -101,7 +95,7 @@ def greedy_answers(
         if failure
     }
     order = sorted(predictions.keys() ^ range(len(prompts)), key=lambda index: len(prompts[index]))
-    with answers_progress() as progress, autocast:
+    with answers_progress() as progress:
         task = progress.add_task("asking the model", total=len(order))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]

@@ -135,12 +135,11 @@ def open_runtime(
     parallel: int = 8,
     threads: int = 1,
     context: int = MINIMUM_CONTEXT,
-    bf16: bool = False,
 ) -> Runtime:
     """The runtime for a Hugging Face or adapter folder, a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``.
 
     ``parallel`` answers are made at a time. ``prompt`` is for folders and files, since servers bring their
-    own; ``threads`` are for ``.gguf`` files, ``bf16`` for folders, ``context`` for both: the tokens that prompt and
+    own; ``threads`` are for ``.gguf`` files, ``context`` for those and folders: the tokens that prompt and
     answer may take together. Raises UsageError for anything else.
     """
     if spec.startswith(("http://", "https://")):
@@ -159,7 +158,7 @@ def open_runtime(
         from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 
         return HuggingFaceRuntime(
-            path, prompt=prompt, max_new_tokens=max_new_tokens, context=context, batch_size=parallel, bf16=bf16
+            path, prompt=prompt, max_new_tokens=max_new_tokens, context=context, batch_size=parallel
         )
     fault = "holds no config.json" if path.is_dir() else "is neither a folder nor a .gguf file"
     raise UsageError(

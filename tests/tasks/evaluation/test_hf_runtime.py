@@ -46,13 +46,6 @@ def test_an_answer_has_at_most_max_new_tokens(learnt_model_dir: Path, plant_reco
     assert not prediction.text.endswith("}")
 
 
-def test_bfloat16_arithmetic_keeps_confident_answers(learnt_model_dir: Path, plant_records: list[Record]):
-    commands = [record.command for record in plant_records]
-    with HuggingFaceRuntime(learnt_model_dir, prompt=Prompt(), max_new_tokens=96, bf16=True) as runtime:
-        rounded = runtime.answer(commands)
-    assert [row.text for row in rounded] == [row.text for row in ask(learnt_model_dir, commands)]
-
-
 def test_a_command_that_does_not_fit_has_no_answer_and_stops_no_other(
     learnt_model_dir: Path, plant_records: list[Record]
 ):
