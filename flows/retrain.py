@@ -9,6 +9,7 @@ from deployment.decoding import Limits
 from deployment.licence import licence_metadata
 from deployment.prompt import Prompt
 from flows.answers import golden_answers, worst_answers
+from flows.bases import Bases, plan, prepare
 from flows.ingest import dataset_of
 from flows.run import Run, git_revision, open_run
 from flows.settings import load_profile
@@ -21,11 +22,10 @@ from registry.home import Home
 from tasks.bases.resolve import licence_terms
 from tasks.bases.spec import ScratchBase, TeacherBase
 from tasks.collect import check_data, take_snapshot
-from tasks.depth.pruning import require_prunable
 from tasks.export import ExportedModel, export_gguf
 from tasks.gates.judge import Verdict
 from tasks.measure import EvaluatedModel, Forensics, evaluate_model, fetch_champion, inspect_weights, judge_gates
-from tasks.prepare import prepare_base, pretrain_base, prune_depth, prune_vocabulary
+from tasks.prepare import prune_depth
 from tasks.publish import package_model, register_version
 from tasks.train import TrainedModel, distill_student, train_teacher
 
@@ -81,7 +81,9 @@ def retrain(
     with open_run(settings, located, snapshot, texts) as run:
         checked = run.steps.run(check_data, snapshot)
         run.log.log_artifact(checked.data_docs.parent, "data_docs")
-        trained = train(run)
+        bases = prepare(run)
+        run = plan(run, bases)
+        trained = train(run, bases)
         exported = export(run, trained)
         measured = measure(run, trained, exported)
         package, version = publish(run, trained, exported, measured)
@@ -121,26 +123,21 @@ def retrain(
     return result
 
 
-def train(run: Run) -> Trained:
+def train(run: Run, bases: Bases) -> Trained:
     """Teacher, then student; both are told the types of the file that ships."""
     settings, snapshot, prompt, steps = run.settings, run.snapshot, run.settings.prompt, run.steps
-    student_spec, depth, types = settings.student.base, settings.student.depth, settings.export
-    base = prepare_base(settings.teacher.base, snapshot, run.home.bases)
-    of_teacher = isinstance(student_spec, TeacherBase)
-    student_origin = base if of_teacher else prepare_base(student_spec, snapshot, run.home.bases)
-    if depth:
-        require_prunable(student_origin.path, depth)  # before the teacher is trained
+    types = settings.export
     teacher = steps.run(
         train_teacher,
-        base=_adapted(run, base, "teacher"),
+        base=bases.teacher,
         snapshot=snapshot,
         recipe=settings.teacher.training,
         prompt=prompt,
         weights=types.weights,
         embedding=types.embedding,
     )
-    student_base = teacher.model if of_teacher else _adapted(run, student_origin, "student")
-    if depth:
+    student_base = teacher.model if isinstance(settings.student.base, TeacherBase) else bases.student
+    if depth := settings.student.depth:
         student_base = steps.run(prune_depth, base=student_base, snapshot=snapshot, recipe=depth, prompt=prompt).model
     student = steps.run(
         distill_student,
@@ -153,7 +150,7 @@ def train(run: Run) -> Trained:
         weights=types.weights,
         embedding=types.embedding,
     )
-    return Trained(student_origin, teacher, student)
+    return Trained(bases.origin, teacher, student)
 
 
 def export(run: Run, trained: Trained) -> ExportedModel:
@@ -254,24 +251,6 @@ def publish(
         },
     )
     return package, version
-
-
-def _adapted(run: Run, base: Artifact, stage: str) -> Artifact:
-    """The weights from which training starts: ``base`` with the plant's tokens and language where the profile asks."""
-    settings = run.settings
-    if settings.vocabulary:
-        base = run.steps.run(
-            prune_vocabulary.titled(f"prune {stage} vocabulary"),
-            base=base,
-            snapshot=run.snapshot,
-            texts=run.texts,
-            recipe=settings.vocabulary,
-            prompt=settings.prompt,
-        ).model
-    if settings.pretraining and run.texts:
-        pretrain = pretrain_base.titled(f"pretrain {stage} base")
-        base = run.steps.run(pretrain, base=base, texts=run.texts, recipe=settings.pretraining).model
-    return base
 
 
 def _evaluated(run: Run, model: Artifact, stage: str, prompt: Prompt, limits: Limits) -> EvaluatedModel:

@@ -161,6 +161,15 @@ class Profile(_Settings):
         base = self.student.base
         return self.teacher.base if isinstance(base, TeacherBase) else base
 
+    def with_recipes(self, teacher: TrainingRecipe, student: TrainingRecipe, distill: DistillRecipe) -> "Profile":
+        """This profile with recipes in which nothing is left to the machine."""
+        return self.model_copy(
+            update={
+                "teacher": self.teacher.model_copy(update={"training": teacher}),
+                "student": self.student.model_copy(update={"training": student, "distill": distill}),
+            }
+        )
+
     def require_texts(self, texts: Sequence[Path] | None) -> None:
         """Raise UsageError where unlabelled texts are missing, or of no use."""
         if self.pretraining and not texts:

@@ -56,6 +56,11 @@ class Home:
         return self.path / "steps"
 
     @property
+    def precision(self) -> Path:
+        """What was measured of each processor that trained here."""
+        return self.path / "precision"
+
+    @property
     def mlflow_database(self) -> Path:
         """MLflow's store where no tracking server is named; its artifacts are in :attr:`mlflow_artifacts`."""
         return self.path / "mlflow.db"

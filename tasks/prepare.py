@@ -1,9 +1,12 @@
-"""Prepare: the base that training starts from, with the tokens, the layers and the language that the plant needs."""
+"""Prepare: the base that training starts from, with the tokens, the layers and the language that the plant needs, and
+what a recipe leaves to the machine that trains."""
 
 from pathlib import Path
 
+from prefect import task
 from pydantic import BaseModel, ConfigDict
 
+from data_checks.contract import Record, answer_text
 from data_checks.texts import read_texts
 from deployment.prompt import Prompt
 from registry.artifacts import Artifact, write_text
@@ -11,16 +14,22 @@ from registry.models import stage_run
 from registry.snapshots import Snapshot
 from tasks.bases.resolve import resolve_base
 from tasks.bases.spec import StartingBase
+from tasks.checkpoints.loading import load_tokenizer
 from tasks.depth.pruning import DepthReport
 from tasks.depth.pruning import prune_depth as drop_layers
 from tasks.depth.recipe import DepthRecipe
+from tasks.gguf_export.architectures import describe
+from tasks.gguf_export.files import read_json
 from tasks.records import snapshot_labels, snapshot_records
 from tasks.steps import StepContext, outside, step
+from tasks.training.examples import build_examples
 from tasks.training.fit import HISTORY_FILE
 from tasks.training.loop import History
+from tasks.training.memory import Batch, Shapes, Teacher, require_memory, training_memory
 from tasks.training.plots import plot_losses
+from tasks.training.precision import decided
 from tasks.training.pretrain import pretrain
-from tasks.training.recipe import TrainingRecipe
+from tasks.training.recipe import DistillRecipe, TrainingRecipe
 from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.pruning import PruneReport
 from tasks.vocabulary.pruning import prune_vocabulary as drop_tokens
@@ -117,3 +126,58 @@ def prune_depth(
         log.log_artifact(report_file)
         log.log_metrics({"loss": report.loss, "loss_without": report.removals[-1].loss})
     return ShallowBase(model=Artifact.of("shallow base", out), report=report)
+
+
+@task
+def plan_training(
+    stage: str,
+    base: Artifact,
+    snapshot: Snapshot,
+    recipe: TrainingRecipe,
+    prompt: Prompt,
+    kept: Path,
+    *,
+    teacher: Artifact | None = None,
+    distill: DistillRecipe | None = None,
+) -> TrainingRecipe:
+    """``recipe`` with its arithmetic, which is measured once for each processor and found again in ``kept``.
+
+    Args:
+        teacher: a model of the shapes that the teacher will have.
+
+    Raises:
+        UsageError: a record is too long, or the training clearly does not fit into memory.
+    """
+    shapes = _shapes(base)
+    recipe = decided(shapes, recipe, kept=kept, title=stage)
+    beside = Teacher(_shapes(teacher), distill.beside(recipe).bits) if teacher and distill else None
+    batch = _largest_batch(base, snapshot, recipe, prompt)
+    require_memory(training_memory(shapes, recipe, batch, beside), recipe, title=stage)
+    return recipe
+
+
+@task
+def plan_pretraining(base: Artifact, recipe: TrainingRecipe, kept: Path) -> TrainingRecipe:
+    """The same for training on texts, every token of which counts."""
+    shapes = _shapes(base)
+    recipe = decided(shapes, recipe, kept=kept, title="pretraining")
+    tokens = recipe.batch_size * recipe.max_tokens
+    require_memory(training_memory(shapes, recipe, Batch(tokens, tokens)), recipe, title="pretraining")
+    return recipe
+
+
+def _shapes(base: Artifact) -> Shapes:
+    return describe(read_json(base.path / "config.json")).tensor_shapes
+
+
+def _largest_batch(base: Artifact, snapshot: Snapshot, recipe: TrainingRecipe, prompt: Prompt) -> Batch:
+    """A forward pass whose records are all as long as the longest."""
+    labels = snapshot_labels(snapshot)
+
+    def characters(record: Record) -> int:
+        return len(record.command) + len(answer_text(record.response, labels, compact=prompt.compact))
+
+    longest = max(snapshot_records(snapshot, "train"), key=characters)
+    (example,) = build_examples([longest], load_tokenizer(base.path), prompt, labels, max_tokens=recipe.max_tokens)
+    tokens = len(example.input_ids)
+    return Batch(recipe.batch_size * tokens, recipe.batch_size * (tokens - example.prompt_length))

@@ -42,12 +42,15 @@ from tasks.gguf_export.source import require_described
 _DTYPES = {16: torch.bfloat16, 32: torch.float32}
 
 
-def load_model(folder: Path, *, bits: int = 32, device: str | None = None) -> PreTrainedModel:
+def load_model(
+    folder: Path, *, bits: int = 32, device: str | None = None, arithmetic: torch.dtype = torch.bfloat16
+) -> PreTrainedModel:
     """The causal language model in ``folder``, in evaluation mode; of a multimodal model the text part.
 
     Args:
         bits: of the weights: 4 (nf4), 8, 16 (bf16) or 32.
         device: where they go; None takes the GPU if there is one.
+        arithmetic: of layers of 4 and 8 bits, and of what stands between them.
 
     Raises:
         UsageError: the folder holds no whole model in safetensors, or more than that, or bitsandbytes is needed
@@ -67,7 +70,7 @@ def load_model(folder: Path, *, bits: int = 32, device: str | None = None) -> Pr
             use_safetensors=True,
             key_mapping=renamed or None,
             output_loading_info=True,
-            **_weights_of(bits),
+            **_weights_of(bits, arithmetic),
         )
     except Exception as error:  # config.json is a stranger's, and transformers raises whatever it leads to
         raise UsageError(f"the model in {folder} cannot be loaded: {_first_line(error)}.") from error
@@ -148,13 +151,13 @@ def load_tokenizer(folder: Path) -> Any:
         raise UsageError(f"the tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
-def _weights_of(bits: int) -> dict[str, Any]:
+def _weights_of(bits: int, arithmetic: torch.dtype) -> dict[str, Any]:
     if bits in _DTYPES:
         return {"dtype": _DTYPES[bits]}
-    return {"dtype": torch.bfloat16, "quantization_config": _bitsandbytes_config(bits)}
+    return {"dtype": arithmetic, "quantization_config": _bitsandbytes_config(bits, arithmetic)}
 
 
-def _bitsandbytes_config(bits: int) -> BitsAndBytesConfig:
+def _bitsandbytes_config(bits: int, arithmetic: torch.dtype) -> BitsAndBytesConfig:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
@@ -163,7 +166,7 @@ def _bitsandbytes_config(bits: int) -> BitsAndBytesConfig:
         ) from error
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=arithmetic)
 
 
 def _default_device() -> str:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from tasks.distill.divergences import TopK, divergence, divergence_and_gradient, sparse_divergence_and_gradient
 
-_CHUNK_ENTRIES = 1 << 25  # logits of one matrix product: 128 rows at 262,144 tokens, 64 MB in bfloat16
+CHUNK_ENTRIES = 1 << 25  # logits of one matrix product: 128 rows at 262,144 tokens, 64 MB in bfloat16
 _BLOCK_ENTRIES = 1 << 19  # of them at once in float32: 2 MB, so that the passes over them stay in a CPU's cache
 
 
@@ -71,7 +71,7 @@ def likeliest_tokens(teacher: Head, k: int, temperature: float) -> TopK:
 
 
 def _chunks(positions: int, vocabulary: int) -> Iterator[slice]:
-    step = max(1, _CHUNK_ENTRIES // vocabulary)
+    step = max(1, CHUNK_ENTRIES // vocabulary)
     return (slice(start, start + step) for start in range(0, positions, step))
 
 

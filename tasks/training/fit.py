@@ -86,11 +86,19 @@ def fit(
 
     data = TrainingData(epoch_examples, len(train_records), examples(validation_records), tokenizer.pad_token_id or 0)
     model, trained = _trainable(base, recipe, types)
-    head_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    objective = Objective(trained, head_dtype=head_dtype, **_teacher(teaching, base, model, tokenizer))
+    arithmetic = torch.bfloat16 if recipe.in_bf16 else torch.float32
+    objective = Objective(trained, head_dtype=arithmetic, **_teacher(teaching, base, model, tokenizer, arithmetic))
 
     checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"
-    history = train(objective, data, recipe, checkpoint=checkpoint, on_metric=on_metric, title=title)
+    history = train(
+        objective,
+        data,
+        recipe,
+        checkpoint=checkpoint,
+        on_metric=on_metric,
+        teacher_bits=teaching.recipe.bits if teaching else None,
+        title=title,
+    )
     processes = PartialState()
     gathered = final_weights(checkpoint)
     if recipe.shard:
@@ -120,13 +128,17 @@ def _trainable(
 
 
 def _teacher(
-    teaching: Teaching | None, base: Path, student: transformers.PreTrainedModel, tokenizer: Any
+    teaching: Teaching | None,
+    base: Path,
+    student: transformers.PreTrainedModel,
+    tokenizer: Any,
+    arithmetic: torch.dtype,
 ) -> dict[str, Any]:
     """What an Objective is told of the teacher. Raises UsageError for one of another vocabulary."""
     if teaching is None:
         return {}
     mix = teaching.recipe
-    teacher = load_model(teaching.folder, bits=mix.teacher_bits).eval().requires_grad_(False)
+    teacher = load_model(teaching.folder, bits=mix.bits, arithmetic=arithmetic).eval().requires_grad_(False)
     sizes = student.config.vocab_size, teacher.config.vocab_size
     if sizes[0] != sizes[1]:
         raise UsageError(

@@ -47,6 +47,8 @@ class History(BaseModel):
 class _State(BaseModel):
     """Where a run stands after an optimizer step; what a checkpoint remembers."""
 
+    precision: str
+    teacher_bits: int | None
     step: int = 0
     train_loss: list[float] = []
     validation_steps: list[int] = []
@@ -71,6 +73,7 @@ def train(
     *,
     checkpoint: Path,
     on_metric: MetricSink,
+    teacher_bits: int | None = None,
     title: str = "training",
 ) -> History:
     """Train the objective's model in place; where the recipe shards it, each process ends with its share.
@@ -78,9 +81,12 @@ def train(
     A run that was cut short goes on from ``checkpoint``, which the caller removes once the result is safe. Under
     torchrun the processes share each step's micro-batches, and the result is that of one process.
 
+    Args:
+        teacher_bits: of the objective's teacher; a run that goes on keeps them, as it keeps its precision.
+
     Raises:
-        UsageError: the loss or a gradient is not finite, the message names the step and the first bad tensor; or the
-            run would end before quantisation sets in.
+        UsageError: the loss or a gradient is not finite, the message names the step and the first bad tensor; the
+            run would end before quantisation sets in; or ``checkpoint`` is of another precision.
     """
     torch.set_num_threads(recipe.threads or usable_cores())
     accelerator = Accelerator(mixed_precision="no")  # its precision is one for the process; a recipe has its own
@@ -93,8 +99,9 @@ def train(
     total = min(per_epoch * recipe.epochs, recipe.max_steps or per_epoch * recipe.epochs)
     if recipe.qat_start_step >= total:
         raise UsageError(f"qat_start_step is {recipe.qat_start_step}, the run has {total} steps; lower it.")
-    state = _State.model_validate(load_checkpoint(checkpoint, objective, optimizer) or {})
-    if state.step:
+    state = _State(precision=recipe.precision, teacher_bits=teacher_bits)
+    if found := load_checkpoint(checkpoint, objective, optimizer):
+        state = _resumed(_State.model_validate(found), state, checkpoint)
         logger.info("%s goes on from step %d of %d", title, state.step, total)
     started = time.monotonic() - state.seconds
 
@@ -128,7 +135,19 @@ def train(
         load_trained(best_weights(checkpoint), objective)
         accelerator.wait_for_everyone()  # before the first process removes it
     objective.save_cache()
-    return History(**state.model_dump(exclude={"step"}), steps=state.step)
+    return History(**state.model_dump(exclude={"step", "precision", "teacher_bits"}), steps=state.step)
+
+
+def _resumed(found: _State, told: _State, checkpoint: Path) -> _State:
+    """``found``, unless it was reached in another arithmetic than the run is ``told``."""
+    for name in ("precision", "teacher_bits"):
+        was, now = getattr(found, name), getattr(told, name)
+        if was != now:
+            raise UsageError(
+                f"the run that {checkpoint} would go on with has {name} {was}, the recipe says {now}; set it back or "
+                "remove that file to train anew."
+            )
+    return found
 
 
 def _is_over(
@@ -223,7 +242,7 @@ def _share(micro_batches: Sequence[Batch], process: int, processes: int) -> list
 
 
 def _autocast(accelerator: Accelerator, recipe: TrainingRecipe) -> torch.autocast:
-    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.in_bf16)
 
 
 @torch.no_grad()

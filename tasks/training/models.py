@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,12 +21,12 @@ _LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
                   "qkv_proj", "gate_up_proj"]  # fmt: skip  # the last two are Phi-3's
 
 
-def load_model(folder: Path, *, bits: int) -> PreTrainedModel:
+def load_model(folder: Path, *, bits: int, arithmetic: torch.dtype = torch.bfloat16) -> PreTrainedModel:
     """The model of a Hugging Face folder with weights of 4, 8, 16 or 32 bits, as :func:`loading.load_model` gives it.
 
     Raises UsageError as that does, and where the final logits are soft-capped.
     """
-    model = loading.load_model(folder, bits=bits)
+    model = loading.load_model(folder, bits=bits, arithmetic=arithmetic)
     if getattr(model.config, "final_logit_softcapping", None):
         raise UsageError(f"{folder} soft-caps its logits, which the training loss does not model; use a Gemma 3 model.")
     return model
@@ -33,7 +34,7 @@ def load_model(folder: Path, *, bits: int) -> PreTrainedModel:
 
 def load_for_training(base: Path, recipe: TrainingRecipe) -> tuple[PreTrainedModel, nn.Module]:
     """The model of ``base``, and what is trained: the model itself or an adapter around it."""
-    model = load_model(base, bits=recipe.load_bits)
+    model = load_model(base, bits=recipe.load_bits, arithmetic=torch.bfloat16 if recipe.in_bf16 else torch.float32)
     model.get_input_embeddings().requires_grad_(recipe.train_embedding)
     if recipe.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})

@@ -1,4 +1,4 @@
-"""AdamW, in 32 or 8 bits, Muon, and the learning rate over a run."""
+"""AdamW, in 32 or 8 bits, Muon beside it, and the learning rate over a run."""
 
 import math
 from itertools import islice
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from registry.errors import UsageError
+from tasks.training.muon import Muon
 from tasks.training.recipe import TrainingRecipe
 
 _BETAS = (0.9, 0.99)  # runs of a few hundred steps are over before a decay of 0.999 has warmed up
@@ -38,7 +39,7 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opt
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, fused=True, **settings)
     if recipe.optimizer == "muon":
-        return _muon(model, settings)
+        return _muon(model, settings, torch.bfloat16 if recipe.in_bf16 else torch.float32)
     try:
         from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
@@ -48,11 +49,8 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opt
     return AdamW8bit(parameters, **settings)
 
 
-def _muon(model: nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
-    """Muon (Jordan et al. 2024) for matrices that are no embedding, AdamW for the rest.
-
-    Its steps are as long as AdamW's (Liu et al. 2025, arXiv:2502.16982), so one learning rate serves both.
-    """
+def _muon(model: nn.Module, settings: dict[str, Any], dtype: torch.dtype) -> torch.optim.Optimizer:
+    """Muon for matrices that are no embedding, AdamW for the rest."""
     embeddings = {
         id(parameter)
         for module in model.modules()
@@ -65,8 +63,7 @@ def _muon(model: nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
             (matrices if parameter.ndim == 2 and id(parameter) not in embeddings else others).append(parameter)
     parts: list[torch.optim.Optimizer] = []
     if matrices:
-        own = {name: settings[name] for name in ("lr", "weight_decay")}
-        parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **own))
+        parts.append(Muon(matrices, lr=settings["lr"], weight_decay=settings["weight_decay"], dtype=dtype))
     if others:
         parts.append(torch.optim.AdamW(others, fused=True, **settings))
     return _Together(*parts)

@@ -77,7 +77,7 @@ def pretrain(
     )
     data = TrainingData(lambda epoch: training, len(training), validation, tokenizer.pad_token_id or 0)
     model, trained = load_for_training(base, recipe)
-    objective = Objective(trained, head_dtype=torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
+    objective = Objective(trained, head_dtype=torch.bfloat16 if recipe.in_bf16 else torch.float32)
     checkpoint = out.parent / f"{out.name}.checkpoint.safetensors"
     history = train(objective, data, recipe, checkpoint=checkpoint, on_metric=on_metric, title=title)
     with atomic_directory(out) as temporary:

@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Precision = Literal["fp32", "bf16"]
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -26,7 +28,9 @@ class TrainingRecipe(_Frozen):
     train_embedding: bool
     qat: bool = Field(description="train on the grid of the exported types")
     qat_start_step: int = Field(ge=0, default=0, description="optimizer steps before the trained weights are quantised")
-    precision: Literal["fp32", "bf16"] = Field(description="of the arithmetic; bf16 is autocast over the weights")
+    precision: Precision | Literal["auto"] = Field(
+        description="of the arithmetic, Muon's too; bf16 is autocast over the weights, auto what is fast on the device"
+    )
     epochs: int = Field(ge=1)
     max_steps: int | None = Field(ge=1, default=None, description="end after so many optimizer steps at the latest")
     patience: int | None = Field(
@@ -62,6 +66,13 @@ class TrainingRecipe(_Frozen):
     threads: int = Field(ge=0, description="of torch in each process; 0 takes every core")
     processes: int = Field(ge=1, default=1, description="that share the micro-batches of a step, one on each GPU")
     shard: bool = Field(default=False, description="spread weights, gradients and moments over the processes (FSDP)")
+
+    @property
+    def in_bf16(self) -> bool:
+        """Whether the arithmetic is bfloat16. Raises ValueError while that is still to be measured."""
+        if self.precision == "auto":
+            raise ValueError('precision is still "auto"; see tasks.training.precision')
+        return self.precision == "bf16"
 
     @property
     def changes_records(self) -> bool:
@@ -119,7 +130,9 @@ class DistillRecipe(_Frozen):
     beta: float = Field(
         ge=0, le=1, default=0.0, description="0 forward KL, 1 reverse KL, between them generalised Jensen-Shannon"
     )
-    teacher_bits: Literal[4, 8, 16, 32]
+    teacher_bits: Literal["auto", 4, 8, 16, 32] = Field(
+        description="of the teacher's weights; auto takes 16 where the student learns in bf16, else 32"
+    )
     cache_top_k: int | None = Field(
         ge=1, default=None, description="keep so many of the teacher's tokens per position on disk; null asks it anew"
     )
@@ -129,3 +142,16 @@ class DistillRecipe(_Frozen):
         if self.alpha_kd == self.alpha_ce == 0:
             raise ValueError("alpha_kd and alpha_ce are both 0, so nothing would be learnt; raise one")
         return self
+
+    @property
+    def bits(self) -> int:
+        """Of the teacher's weights. Raises ValueError while they are still to be chosen by :meth:`beside`."""
+        if self.teacher_bits == "auto":
+            raise ValueError('teacher_bits is still "auto"')
+        return self.teacher_bits
+
+    def beside(self, student: TrainingRecipe) -> Self:
+        """This recipe with ``teacher_bits`` that fit the student's arithmetic, which is decided already."""
+        if self.teacher_bits != "auto":
+            return self
+        return self.model_copy(update={"teacher_bits": 16 if student.in_bf16 else 32})

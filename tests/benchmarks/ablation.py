@@ -39,6 +39,7 @@ from tasks.quant.types import QuantType
 from tasks.training.fit import Teaching, fit
 from tasks.training.pretrain import pretrain
 from tasks.training.recipe import LoraRecipe, TrainingRecipe
+from tests.benchmarks.decided import decided_profile
 
 PROMPT = Prompt()
 GRID = QuantType.Q4_0  # of the weights of a student with QAT
@@ -113,7 +114,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, seed: int) -> None:
         self._base, self._out = options.base, options.out / f"seed-{seed}"
         self._texts: list[Path] = options.texts
-        self._profile: Profile = load_profile(options.profile)
+        self._profile: Profile = decided_profile(load_profile(options.profile), options.base, options.out / "precision")
         self.seed = seed
         splits = {name: read_jsonl(options.data / f"{name}.jsonl")[0] for name in ("train", "validation", "test")}
         self._labels: LabelSet = infer_label_set("ablation", [r.response for rows in splits.values() for r in rows])

@@ -34,6 +34,7 @@ from tasks.training.fit import HISTORY_FILE, Teaching, fit
 from tasks.training.loop import History
 from tests.benchmarks import bench_device
 from tests.benchmarks.ablation import points
+from tests.benchmarks.decided import decided_profile
 from tests.benchmarks.vocabulary_curve import Candidate, Judged, evaluate, plot
 
 _METRICS = ("intent_accuracy", "entity_f1", "exact_match", "oos_recall")
@@ -110,7 +111,7 @@ def open_bench(options: argparse.Namespace) -> Bench:
     labels = labels_beside(list(files.values())) or infer_label_set(
         "depth", [record.response for records in splits.values() for record in records]
     )
-    profile = load_profile(options.profile)
+    profile = decided_profile(load_profile(options.profile), options.teacher, options.out / "precision")
     if options.max_steps:
         training = profile.student.training.model_copy(update={"max_steps": options.max_steps})
         profile = profile.model_copy(update={"student": profile.student.model_copy(update={"training": training})})

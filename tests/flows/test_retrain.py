@@ -165,6 +165,13 @@ def test_the_mlflow_run_holds_inputs_stages_reports_and_package(first: dict, hom
     } <= logged(run.info.run_id)  # fmt: skip
     for stage, prefix in (("teacher", "teacher."), ("student", "student."), ("gguf", "")):
         assert run.data.metrics[f"{prefix}intent_accuracy"] == first["metrics"][stage]["intent_accuracy"]
+    [kept] = (home / "precision").iterdir()  # teacher and student have the same matrices
+    chosen = json.loads(kept.read_text())["precision"]
+    bits = "16" if chosen == "bf16" else "32"
+    params = {name.removeprefix("chosen."): value for name, value in run.data.params.items() if "chosen." in name}
+    assert params == {"teacher": chosen, "student": chosen, "teacher_bits": bits}
+    trained = {child.data.tags["stage"]: child.data.params for child in below}
+    assert (trained["student"]["precision"], trained["student"]["teacher_bits"]) == (chosen, bits)
     [package] = run.outputs.model_outputs
     assert "package" in {item.path for item in client.list_logged_model_artifacts(package.model_id)}
 

@@ -163,7 +163,7 @@ def test_a_package_that_a_later_step_needs_is_asked_for_first(
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
     load_profile("tiny").require_packages()
     text = (PROFILES_FOLDER / "tiny.toml").read_text()
-    changed = text.replace("teacher_bits = 32", "teacher_bits = 8") if "bits" in line else f"{text}\n{line}"
+    changed = text.replace('teacher_bits = "auto"', "teacher_bits = 8") if "bits" in line else f"{text}\n{line}"
     (tmp_path / "p.toml").write_text(changed)
     with pytest.raises(UsageError, match=missing):
         load_profile(str(tmp_path / "p.toml")).require_packages()

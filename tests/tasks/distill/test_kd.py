@@ -53,7 +53,7 @@ def gradients(loss: Tensor, student: Head) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(params=[1, 4, 23, 1000], ids=lambda rows: f"chunks of {rows}")
 def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(kd, "_CHUNK_ENTRIES", request.param * VOCABULARY)
+    monkeypatch.setattr(kd, "CHUNK_ENTRIES", request.param * VOCABULARY)
     monkeypatch.setattr(kd, "_BLOCK_ENTRIES", 3 * VOCABULARY)
     return request.param
 
@@ -86,7 +86,7 @@ def test_the_chunked_loss_equals_the_plain_one_with_its_gradients(
 
 
 def test_the_analytic_gradient_equals_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kd, "_CHUNK_ENTRIES", 5 * VOCABULARY)
+    monkeypatch.setattr(kd, "CHUNK_ENTRIES", 5 * VOCABULARY)
     sample = make_sample()
     direction = torch.randn(sample.student.hidden.shape, generator=torch.Generator().manual_seed(1))
     student = trained(sample.student)
@@ -179,7 +179,7 @@ def test_heads_of_different_types_mix_under_autocast() -> None:
 
 
 def test_kept_answers_of_every_token_are_as_good_as_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kd, "_CHUNK_ENTRIES", 5 * VOCABULARY)
+    monkeypatch.setattr(kd, "CHUNK_ENTRIES", 5 * VOCABULARY)
     monkeypatch.setattr(kd, "_BLOCK_ENTRIES", 2 * VOCABULARY)
     sample = make_sample()
     student, reference = trained(sample.student), trained(sample.student)
