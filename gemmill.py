@@ -10,9 +10,9 @@ from importlib import metadata
 from os import PathLike
 from pathlib import Path
 
-from data_checks.contract import LabelSet, Record, Response, parse_answer, response_schema
 from deployment.package import Package, verify_package
 from registry.errors import GemmillError
+from registry.records import LabelSet, Record, Response, parse_answer, response_schema
 
 __all__ = [
     "GemmillError",

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from data_checks.check_report import CheckedExpectation, CheckReport, SnapshotRefused
-from data_checks.contract import Problem, Record, load_label_set, read_jsonl
+from data_checks.contract import Problem, read_jsonl
 from data_checks.data_docs import make_readable_offline, write_index
-from data_checks.quarantine import LinesRefused
+from data_checks.refusals import LinesRefused
 from data_checks.suites import Limits, suites
 from data_checks.tables import snapshot_tables
-from registry.artifacts import atomic_directory
-from registry.audit_rows import SPLITS
+from registry.files import atomic_directory
+from registry.records import SPLITS, Record, load_label_set
 
 if TYPE_CHECKING:
     import pandas as pd

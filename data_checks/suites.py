@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_checks.contract import MAX_COMMAND, OUT_OF_SCOPE, LabelSet
-from registry.audit_rows import SPLITS
+from registry.records import MAX_COMMAND, OUT_OF_SCOPE, SPLITS, LabelSet
 
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation

@@ -4,8 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data_checks.contract import OUT_OF_SCOPE, Record
-from registry.audit_rows import normalised_answer, normalised_command
+from registry.records import OUT_OF_SCOPE, Record, normalised_answer, normalised_command
 
 if TYPE_CHECKING:
     import pandas as pd

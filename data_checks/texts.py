@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_checks.contract import Problem
-from data_checks.quarantine import LinesRefused
+from data_checks.refusals import LinesRefused
 from registry.errors import UsageError
 
 _SUFFIXES = (".jsonl", ".txt")
@@ -23,7 +23,7 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
     """
     texts: dict[str, None] = {}
     problems: list[Problem] = []
-    for file in _files(paths):
+    for file in files_below(paths):
         with file.open(encoding="utf-8", errors="strict") as lines:
             try:
                 for number, line in enumerate(lines, start=1):
@@ -42,7 +42,7 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
     return list(texts)
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
+def files_below(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         inside = sorted(file for file in path.glob("*") if file.suffix in _SUFFIXES) if path.is_dir() else [path]

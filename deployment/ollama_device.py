@@ -15,10 +15,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from data_checks.contract import parse_answer
 from deployment.ollama_client import OllamaClient
 from deployment.package import Golden, Package
 from registry.errors import GateBlocked, NoAnswer, ServiceUnavailable, UsageError
+from registry.records import parse_answer
 
 logger = logging.getLogger(__name__)
 

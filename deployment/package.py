@@ -17,15 +17,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from data_checks.contract import LabelSet, label_set_toml, load_label_set, response_schema
 from deployment.decoding import GREEDY, Limits
 from deployment.licence import Licence
 from deployment.modelfile import FILE_NAME, Modelfile, parse_modelfile, read_modelfile
 from deployment.ollama_prompt import ollama_prompt
 from deployment.prompt import Message, Prompt, prompt_of
 from deployment.prompt_parity import COMMANDS, rendered_otherwise
-from registry.artifacts import Artifact, atomic_directory, file_sha256, verify_checksums, write_checksums
+from registry.artifacts import Artifact, verify_checksums, write_checksums
 from registry.errors import GateBlocked, UsageError
+from registry.files import atomic_directory, file_sha256
+from registry.records import LabelSet, label_set_toml, load_label_set, response_schema
 
 GOLDEN = "golden.jsonl"
 SHIPPED = "gguf"  # the stage whose metrics are those of the packaged file

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from data_checks.contract import answer_text
 from flows.run import Run
 from flows.summary import Answer
 from registry.artifacts import Artifact
+from registry.records import answer_text
 from tasks.evaluation.golden import golden_rows
 from tasks.evaluation.report import EvaluatedRow, load_report
 from tasks.records import snapshot_labels

@@ -73,7 +73,7 @@ def ingest(
     require_prefect()
     from flows import ingest as flow
     from flows.console import console
-    from registry.artifacts import write_text
+    from registry.files import write_text
 
     report = flow.ingest(paths, dataset=dataset, labels=labels, home=place, profile=profile)
     if summary:
@@ -92,7 +92,7 @@ def due(
     place = locate_home(home)
     from flows.console import console
     from flows.ingest import due as is_due
-    from registry.artifacts import write_text
+    from registry.files import write_text
 
     found = is_due(dataset, place, profile)
     if summary:
@@ -152,7 +152,7 @@ def versions(
     require_all_writable(json_path)
     from flows.console import console, version_table
     from registry import models
-    from registry.artifacts import write_text
+    from registry.files import write_text
 
     models.connect(locate_home(home))
     found = models.versions(model_name)
@@ -201,7 +201,7 @@ def deploy(
     require_prefect()
     from flows import deploy as flow
     from flows.console import console, device_table
-    from registry.artifacts import write_text
+    from registry.files import write_text
 
     def tell(report: flow.DeployReport) -> None:
         if summary:
@@ -217,7 +217,7 @@ def deploy(
 
 def _report_version(version: Any, summary: Path | None) -> None:
     from flows.console import console
-    from registry.artifacts import write_text
+    from registry.files import write_text
 
     if summary:
         write_text(summary, version.model_dump_json(indent=2) + "\n")
@@ -234,7 +234,7 @@ def main() -> None:
 
 def _told(error: Exception) -> int:
     """Print what went wrong and return the exit code."""
-    from data_checks.quarantine import LinesRefused, problem_table
+    from data_checks.refusals import LinesRefused, problem_table
     from flows.console import errors, print_error
     from flows.faults import as_expected, write_log
 

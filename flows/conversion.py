@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_checks.contract import OUT_OF_SCOPE
 from deployment.prompt import Prompt
 from flows.evaluation import LabelledData, read_labelled, turns_of
 from flows.settings import load_profile
+from registry.cores import usable_cores
 from registry.errors import UsageError
-from tasks.cores import usable_cores
+from registry.records import OUT_OF_SCOPE
 from tasks.evaluation.metrics import Metrics
 from tasks.evaluation.runtimes import open_runtime
 from tasks.gguf_export.proven import require_proof

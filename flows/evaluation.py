@@ -4,20 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_checks.contract import LabelSet, Record, infer_label_set, load_label_set, read_jsonl
-from data_checks.quarantine import LinesRefused
+from data_checks.contract import read_jsonl
+from data_checks.refusals import LinesRefused
 from deployment.decoding import Limits
 from deployment.package import verify_package
 from deployment.prompt import Prompt
 from deployment.turns import Turns, turns_in
 from registry import models
-from registry.artifacts import Artifact, file_sha256
+from registry.artifacts import Artifact
+from registry.cores import usable_cores
 from registry.errors import UsageError
+from registry.files import file_sha256
 from registry.home import Home
+from registry.records import LabelSet, Record, infer_label_set, load_label_set
 from registry.urls import masked
 from tasks.checkpoints.adapters import tokenizer_folder
 from tasks.checkpoints.folders import is_model_folder
-from tasks.cores import usable_cores
 from tasks.evaluation.prediction import Runtime
 from tasks.evaluation.report import EvaluationReport, evaluation_report
 from tasks.evaluation.runtimes import open_runtime

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from registry.artifacts import write_text
 from registry.errors import GemmillError, ServiceUnavailable, UsageError
+from registry.files import write_text
 from registry.home import Home
 from registry.urls import masked
 

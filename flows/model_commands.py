@@ -36,7 +36,7 @@ def inspect(
     """Show every norm and weight, and which norm gains outgrew the baseline's."""
     require_all_writable(json_path, html_path)
     from flows.console import console
-    from registry.artifacts import write_text
+    from registry.files import write_text
     from tasks.checkpoints.hub import model_path
     from tasks.forensics import tables
     from tasks.forensics.comparison import compare_outliers
@@ -69,7 +69,7 @@ def repair_norms(
     """Rescale the norm outliers so that float16 holds every activation; the function stays the same."""
     require_all_writable(json_path)
     from flows.console import console
-    from registry.artifacts import write_text
+    from registry.files import write_text
     from tasks.forensics import repair
 
     report = repair.repair_norms(model, out)
@@ -106,8 +106,8 @@ def convert(
 ) -> None:
     """Convert a Hugging Face folder or a LoRA adapter to GGUF, or give a GGUF file the order that Ollama keeps."""
     from flows.console import console, plan_table
-    from registry.artifacts import write_text
     from registry.errors import UsageError
+    from registry.files import write_text
     from tasks.checkpoints.folders import is_adapter
     from tasks.gguf_export.adapter import adapter_type, export_adapter, plan_adapter
     from tasks.gguf_export.labels import quant_type
@@ -164,7 +164,7 @@ def _reorder(gguf: Path, out: Path) -> "ExportReport":
 
 def _tell_written(report: "ExportReport", json_path: Path | None) -> None:
     from flows.console import console
-    from registry.artifacts import write_text
+    from registry.files import write_text
 
     if json_path:
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
@@ -173,7 +173,7 @@ def _tell_written(report: "ExportReport", json_path: Path | None) -> None:
 
 
 def _export_proven(hf_dir: Path, out: Path, **types: Any) -> "ExportReport":
-    from tasks.cores import usable_cores
+    from registry.cores import usable_cores
     from tasks.gguf_export.proven import export_proven
 
     return export_proven(hf_dir, out, **types, threads=usable_cores())
@@ -215,8 +215,8 @@ def prune_vocab(
     from deployment.prompt import Prompt
     from flows.console import console, vocabulary_table
     from flows.evaluation import turns_of
-    from registry.artifacts import write_text
     from registry.errors import UsageError
+    from registry.files import write_text
     from tasks.checkpoints.hub import model_path
     from tasks.vocabulary.corpus import read_corpus
     from tasks.vocabulary.growth import grow_vocabulary

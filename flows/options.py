@@ -57,7 +57,7 @@ _located: "Home | None" = None
 
 def locate_home(home: Path | None) -> Path:
     """The home; Prefect's own state goes there too, so that a run leaves nothing elsewhere."""
-    from registry.artifacts import require_writable
+    from registry.files import require_writable
     from registry.home import Home
 
     global _located
@@ -96,7 +96,7 @@ def require_prefect() -> None:
 
 
 def require_all_writable(*paths: Path | None) -> None:
-    from registry.artifacts import require_writable
+    from registry.files import require_writable
 
     for path in paths:
         if path:

@@ -15,9 +15,10 @@ from flows.run import Run, git_revision, open_run
 from flows.settings import load_profile
 from flows.summary import CandidateBlocked, RetrainSummary, keep_summary
 from registry import models
-from registry.artifacts import Artifact, require_writable, write_text
+from registry.artifacts import Artifact
 from registry.audit_store import AuditStore
 from registry.errors import GateBlocked
+from registry.files import require_writable, write_text
 from registry.home import Home
 from tasks.bases.resolve import licence_terms
 from tasks.bases.spec import ScratchBase, TeacherBase

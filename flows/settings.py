@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from deployment.decoding import MINIMUM_CONTEXT, Limits, Longest
 from deployment.prompt import Prompt
 from deployment.turns import Turns
+from registry.cores import usable_cores
 from registry.errors import UsageError
 from registry.names import name_fault
 from tasks.bases.spec import ScratchBase, StartingBase, StudentBase, TeacherBase
-from tasks.cores import usable_cores
 from tasks.depth.recipe import DepthRecipe
 from tasks.gates.thresholds import Thresholds
 from tasks.quant.types import QuantType

@@ -8,8 +8,9 @@ from prefect.artifacts import create_table_artifact
 from pydantic import BaseModel, ConfigDict
 
 from flows.run import Run
-from registry.artifacts import Artifact, write_text
+from registry.artifacts import Artifact
 from registry.errors import GateBlocked
+from registry.files import write_text
 from tasks.evaluation.metrics import Metrics
 from tasks.gates.judge import Gate
 

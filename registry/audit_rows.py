@@ -1,7 +1,5 @@
 """When two rows are the same, and what becomes of a row that is offered to the audit store."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
@@ -9,8 +7,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict
 
 from registry.errors import UsageError
-
-SPLITS = ("train", "validation", "test")
+from registry.records import SPLITS, normalised_answer, normalised_command, record_digest, text_sha256
 
 
 class Conflict(BaseModel):
@@ -23,22 +20,6 @@ class Conflict(BaseModel):
     offered: dict[str, Any]
 
 
-def normalised_command(command: str) -> str:
-    """``command`` without differences of letter case and spacing."""
-    return " ".join(command.casefold().split())
-
-
-def record_digest(command: str, response: Mapping[str, Any]) -> str:
-    """SHA-256 of a command and its answer, whatever the order of the entities and of their values."""
-    answer = json.dumps([response["intent"], sorted(_entity_values(response))], ensure_ascii=False)
-    return _sha256(f"{command}\0{answer}")
-
-
-def _entity_values(response: Mapping[str, Any]) -> set[tuple[str, str]]:
-    entities: dict[str, str | list[str]] = response["entities"]
-    return {(name, item) for name, value in entities.items() for item in ([value] if isinstance(value, str) else value)}
-
-
 def _in_one_form(response: Mapping[str, Any]) -> dict[str, Any]:
     """``response`` with its entity types sorted and a list of one value as that value."""
     entities = {
@@ -46,16 +27,6 @@ def _in_one_form(response: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in sorted(response["entities"].items())
     }
     return {"intent": response["intent"], "entities": entities}
-
-
-def normalised_answer(response: Mapping[str, Any]) -> tuple[str, frozenset[tuple[str, str]]]:
-    """Intent and entity values without differences of letter case and spacing."""
-    values = frozenset((name, normalised_command(item)) for name, item in _entity_values(response))
-    return response["intent"], values
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -79,8 +50,8 @@ class Offer:
         return cls(
             split=split,
             command=command,
-            command_sha256=_sha256(command),
-            variant_sha256=_sha256(normalised_command(command)),
+            command_sha256=text_sha256(command),
+            variant_sha256=text_sha256(normalised_command(command)),
             digest=record_digest(command, record["response"]),
             response=_in_one_form(record["response"]),
             details={name: value for name, value in record.items() if name not in ("command", "response")},

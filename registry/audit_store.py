@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, Self
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 
-from registry.audit_rows import SPLITS, Conflict, Offer, Stored, sort_out
+from registry.audit_rows import Conflict, Offer, Stored, sort_out
 from registry.audit_tables import Database, batches, label_sets, records, snapshots
 from registry.errors import UsageError
 from registry.names import require_name
+from registry.records import SPLITS
 
 _LOOKUP = 400  # commands in one query; SQLite's lowest limit is 999 variables
 

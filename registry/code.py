@@ -59,7 +59,7 @@ def code_behind(*starts: Callable[..., Any]) -> Code:
             digest.update(part.text.encode() + b"\0")
             imports |= part.imports
     found: dict[Path, str] = {}
-    waiting = set(_files(imports)) - own
+    waiting = set(files_below(imports)) - own
     while waiting:
         file = waiting.pop()
         source = _read(file)
@@ -67,7 +67,7 @@ def code_behind(*starts: Callable[..., Any]) -> Code:
             left_out.add(file)
             continue
         found[file] = source.digest
-        used = {*_files(source.imports - imports), *_named(file, source.beside)}
+        used = {*files_below(source.imports - imports), *_named(file, source.beside)}
         imports |= source.imports
         waiting |= used - found.keys() - left_out - own
     for file in sorted(found):
@@ -161,7 +161,7 @@ def _imports(body: Iterable[ast.AST], file: Path) -> Iterator[str]:
                 yield from _imports(getattr(node, field, ()), file)
 
 
-def _files(names: Iterable[str]) -> Iterator[Path]:
+def files_below(names: Iterable[str]) -> Iterator[Path]:
     """The files of this repository behind dotted names, each with the packages that it lies in."""
     for name in names:
         parts = name.split(".")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from registry.artifacts import require_writable
 from registry.errors import UsageError
+from registry.files import require_writable
 from registry.urls import sqlite_url
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.artifacts import Artifact, atomic_directory, verify_checksums
+from registry.artifacts import Artifact, verify_checksums
 from registry.errors import UsageError
+from registry.files import atomic_directory
 from registry.mlflow_store import connection, store_errors
 from registry.names import require_alias, require_name
 

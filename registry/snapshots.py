@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.artifacts import atomic_directory, file_sha256
-from registry.audit_rows import SPLITS
 from registry.errors import DataRefused, UsageError
+from registry.files import atomic_directory, file_sha256
 from registry.names import require_name
+from registry.records import SPLITS
 
 if TYPE_CHECKING:
     from registry.audit_store import AuditStore, Row

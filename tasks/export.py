@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from deployment.decoding import Longest
 from deployment.prompt import Prompt, chat_template
-from registry.artifacts import Artifact, write_text
+from registry.artifacts import Artifact
+from registry.files import write_text
 from registry.models import stage_run
 from registry.snapshots import Snapshot
 from tasks.evaluation.lengths import longest

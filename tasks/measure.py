@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from deployment.package import Package, verify_package
 from deployment.prompt import Prompt
 from registry import models
-from registry.artifacts import Artifact, write_text
+from registry.artifacts import Artifact
+from registry.files import write_text
 from registry.home import Home
 from registry.models import stage_run
 from registry.snapshots import Snapshot

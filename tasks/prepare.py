@@ -6,11 +6,12 @@ from pathlib import Path
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
-from data_checks.contract import Record, answer_text
 from data_checks.texts import read_texts
 from deployment.prompt import Prompt
-from registry.artifacts import Artifact, write_text
+from registry.artifacts import Artifact
+from registry.files import write_text
 from registry.models import stage_run
+from registry.records import Record, answer_text
 from registry.snapshots import Snapshot
 from tasks.bases.resolve import resolve_base
 from tasks.bases.spec import StartingBase

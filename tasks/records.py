@@ -1,6 +1,7 @@
 """The records and labels of a snapshot, as every step reads them."""
 
-from data_checks.contract import LabelSet, Record, load_label_set, read_jsonl
+from data_checks.contract import read_jsonl
+from registry.records import LabelSet, Record, load_label_set
 from registry.snapshots import Snapshot
 
 

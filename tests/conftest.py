@@ -29,8 +29,9 @@ os.environ |= {
 (_HOME / "prefect").mkdir()  # the server does not make it
 
 import flows  # noqa: E402, F401  turns off the usage reports of the libraries
-from data_checks.contract import LabelSet, Record, load_label_set, read_jsonl  # noqa: E402
+from data_checks.contract import read_jsonl  # noqa: E402
 from data_checks.sample import SAMPLE_DIR  # noqa: E402
+from registry.records import LabelSet, Record, load_label_set  # noqa: E402
 
 # A busy machine is no failure. The second profile is that of make test-all.
 settings.register_profile("gemmill", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)

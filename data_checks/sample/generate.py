@@ -14,9 +14,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from data_checks.contract import OUT_OF_SCOPE, LabelSet, Record, Response, label_set_toml, write_jsonl
+from data_checks.contract import write_jsonl
 from data_checks.sample import SAMPLE_DIR
-from registry.artifacts import write_text
+from registry.files import write_text
+from registry.records import OUT_OF_SCOPE, LabelSet, Record, Response, label_set_toml
 
 _SEED = 402
 _SOURCE = "synthetic"

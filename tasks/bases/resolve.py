@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from data_checks.contract import LabelSet, Record
-from registry.artifacts import file_sha256
 from registry.errors import UsageError
+from registry.files import file_sha256
+from registry.records import LabelSet, Record
 from tasks.bases.spec import FolderBase, GgufBase, HubBase, ScratchBase, WeightsPackageBase
 from tasks.checkpoints.folders import CONFIG_FILE
 from tasks.checkpoints.hub import hub_folder

@@ -9,11 +9,11 @@ import sentencepiece
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from data_checks.contract import LabelSet, Record, answer_text
 from deployment.prompt import Prompt, chat_template
 from deployment.turns import Turns
-from registry.artifacts import atomic_directory, write_text
 from registry.errors import UsageError
+from registry.files import atomic_directory, write_text
+from registry.records import LabelSet, Record, answer_text
 from tasks.bases.spec import ScratchBase
 from tasks.gguf_export.architectures.gemma3 import layer_types
 from tasks.gguf_export.tokenizer import load_vocabulary

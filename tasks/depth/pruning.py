@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from transformers import AutoConfig
 
-from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt, require_turns
-from registry.artifacts import atomic_directory
 from registry.errors import GemmillError, UsageError
+from registry.files import atomic_directory
+from registry.records import LabelSet, Record
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.depth.loss import DepthLoss, Layers
 from tasks.depth.recipe import DepthRecipe

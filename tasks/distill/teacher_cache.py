@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from registry.artifacts import atomic_file
+from registry.files import atomic_file
 from tasks.distill.divergences import TopK
 
 _SHARD_EXAMPLES = 256  # kept in memory until they are written together

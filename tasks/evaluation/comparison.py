@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from data_checks.contract import Response, parse_answer, same_answer
-from registry.artifacts import write_text
 from registry.errors import UsageError
+from registry.files import write_text
+from registry.records import Response, parse_answer, same_answer
 from tasks.evaluation.bootstrap import Float, percentile_interval, resampled_ratios
 from tasks.evaluation.metrics import METRIC_TITLES, ratio_value, ratios
 from tasks.evaluation.pages import render

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_checks.contract import LabelSet, Record, answer_text
 from deployment.decoding import Longest
 from deployment.prompt import Prompt, encode_answer, encode_prompt
+from registry.records import LabelSet, Record, answer_text
 
 
 def longest(model_dir: Path, records: Sequence[Record], labels: LabelSet, prompt: Prompt) -> Longest:

@@ -22,8 +22,8 @@ import httpx
 
 from deployment.decoding import Limits
 from deployment.prompt import Message, Prompt
-from registry.artifacts import read_at
 from registry.errors import ServiceUnavailable, UsageError
+from registry.files import read_at
 from tasks.evaluation.prediction import Prediction, answer_concurrently
 
 _CHILD = Path(__file__).with_name("llama_child.py")

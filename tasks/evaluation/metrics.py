@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from data_checks.contract import OUT_OF_SCOPE, LabelSet, Record, Response, parse_answer
 from registry.errors import UsageError
+from registry.records import OUT_OF_SCOPE, LabelSet, Record, Response, parse_answer
 from tasks.evaluation.bootstrap import Float
 from tasks.evaluation.prediction import Prediction
 

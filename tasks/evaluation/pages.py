@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from data_checks.contract import Response
+from registry.records import Response
 from tasks.reports import page
 
 _TEMPLATES = Path(__file__).parent / "templates"

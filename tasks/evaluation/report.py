@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
-from data_checks.contract import LabelSet, Record, Response, parse_answer, validation_message
-from registry.artifacts import write_text
 from registry.errors import UsageError
+from registry.files import write_text
+from registry.records import LabelSet, Record, Response, parse_answer, validation_message
 from tasks.evaluation.bootstrap import Interval, percentile_interval, resampled_ratios
 from tasks.evaluation.metrics import (
     METRIC_TITLES,

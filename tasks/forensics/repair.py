@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from registry.artifacts import atomic_directory
 from registry.errors import UsageError
+from registry.files import atomic_directory
 from tasks.forensics.checkpoints import Checkpoint, open_checkpoint
 from tasks.gguf_export.files import read_json
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from registry.artifacts import write_text
+from registry.files import write_text
 from tasks.forensics import plots
 from tasks.forensics.comparison import RATIO_MAX, compare_outliers
 from tasks.forensics.statistics import ModelStatistics

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from registry.artifacts import read_at
 from registry.errors import UsageError
+from registry.files import read_at
 from tasks.checkpoints.folders import weight_files
 from tasks.gguf_export.files import open_file, parse_json, shown
 

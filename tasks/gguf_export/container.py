@@ -17,8 +17,8 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 
-from registry.artifacts import read_at
 from registry.errors import UsageError
+from registry.files import read_at
 from tasks.gguf_export.files import open_file, shown
 
 ALIGNMENT = 32  # bytes, where a file names no other

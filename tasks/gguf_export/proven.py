@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from registry.artifacts import atomic_file
 from registry.errors import VerificationFailed
+from registry.files import atomic_file
 from tasks.gguf_export.verify import VerifyReport, verify_conversion
 from tasks.gguf_export.writer import ExportReport, export_gguf
 from tasks.quant.types import QuantType

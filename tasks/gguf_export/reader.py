@@ -12,8 +12,8 @@ from gguf.constants import GGUFValueType
 
 from deployment.prompt import Prompt, chat_template
 from deployment.turns import Turns, turns_in
-from registry.artifacts import atomic_directory
 from registry.errors import UsageError
+from registry.files import atomic_directory
 from tasks.gguf_export.architectures import (
     ARCHITECTURES,
     MAX_LAYERS,

@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 from gguf.constants import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType, LlamaFileType
 
-from registry.artifacts import atomic_file, file_sha256
 from registry.errors import UsageError, VerificationFailed
+from registry.files import atomic_file, file_sha256
 from tasks.gguf_export.container import ALIGNMENT, GgufFile, KeyValue, Tensor, header_bytes
 from tasks.gguf_export.order import ALIGNMENT_KEY, LAST_KEYS, key_order, tensor_order
 from tasks.gguf_export.writer import ExportReport

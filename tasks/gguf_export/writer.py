@@ -18,9 +18,9 @@ from gguf import Metadata
 from pydantic import BaseModel, ConfigDict
 from yaml import YAMLError
 
-from registry.artifacts import atomic_file
+from registry.cores import usable_cores
 from registry.errors import UsageError
-from tasks.cores import usable_cores
+from registry.files import atomic_file
 from tasks.gguf_export.base_layers import FILE_KEY, as_text, base_layers
 from tasks.gguf_export.checkpoint import Checkpoint
 from tasks.gguf_export.container import ALIGNMENT, header_bytes

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from registry.artifacts import atomic_file
+from registry.files import atomic_file
 
 
 def png(figure: Figure) -> bytes:

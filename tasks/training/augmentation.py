@@ -8,7 +8,7 @@ value can make the intent, as "repair" a repair, values have to come from record
 import random
 from collections.abc import Mapping, Sequence
 
-from data_checks.contract import OUT_OF_SCOPE, Record, Response
+from registry.records import OUT_OF_SCOPE, Record, Response
 
 _SWAP_PROBABILITY = 0.7
 _DIGITS = "0123456789"

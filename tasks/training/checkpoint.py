@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from registry.artifacts import atomic_file
+from registry.files import atomic_file
 from tasks.training.sharding import like, whole
 
 

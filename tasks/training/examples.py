@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data_checks.contract import LabelSet, Record, answer_text
 from deployment.prompt import Prompt, Tokenizer, encode_answer, encode_prompt
 from registry.errors import UsageError
+from registry.records import LabelSet, Record, answer_text
 
 IGNORE_INDEX = -100
 _BUCKET_BATCHES = 16  # sorting by length inside so many batches keeps the order random and the padding small

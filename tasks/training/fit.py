@@ -10,10 +10,10 @@ import transformers
 from accelerate import PartialState
 from torch import nn
 
-from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt, chat_template, require_turns
-from registry.artifacts import atomic_directory, write_text
 from registry.errors import UsageError
+from registry.files import atomic_directory, write_text
+from registry.records import LabelSet, Record
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.teacher_cache import TeacherCache
 from tasks.quant import qat

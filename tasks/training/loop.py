@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 from pydantic import BaseModel, ConfigDict
 
+from registry.cores import usable_cores
 from registry.errors import UsageError
-from tasks.cores import usable_cores
 from tasks.quant import qat
 from tasks.training.checkpoint import best_weights, load_checkpoint, load_trained, save_checkpoint, save_trained
 from tasks.training.examples import IGNORE_INDEX, Batch, Example, epoch_batches

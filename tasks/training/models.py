@@ -10,8 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from deployment.decoding import GREEDY
-from registry.artifacts import write_text
 from registry.errors import UsageError
+from registry.files import write_text
 from tasks.checkpoints import loading
 from tasks.checkpoints.folders import TOKENIZER_FILES
 from tasks.training.recipe import LoraRecipe, TrainingRecipe

@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.nn import functional
 
-from registry.artifacts import write_text
+from registry.files import write_text
 from tasks.gguf_export.architectures import EMBEDDING, OUTPUT
 from tasks.training.memory import Shapes
 from tasks.training.recipe import Precision, TrainingRecipe

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import transformers
 
-from registry.artifacts import atomic_directory, write_text
 from registry.errors import UsageError
+from registry.files import atomic_directory, write_text
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.training.checkpoint import remove_checkpoint
 from tasks.training.examples import Example

@@ -17,10 +17,10 @@ import torch
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict
 
-from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt
-from registry.artifacts import write_text
 from registry.errors import UsageError
+from registry.files import write_text
+from registry.records import LabelSet, Record
 from tasks.quant.types import QuantType
 from tasks.training.fit import HISTORY_FILE, Teaching, fit
 from tasks.training.loop import History, MetricSink

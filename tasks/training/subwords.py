@@ -11,8 +11,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from data_checks.contract import LabelSet, Response, answer_text
 from deployment.prompt import Prompt, encode_answer, encode_prompt
+from registry.records import LabelSet, Response, answer_text
 from tasks.training.examples import Example
 
 _SPACES = "▁Ġ"  # before a word, in SentencePiece and in byte-level vocabularies

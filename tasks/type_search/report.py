@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from registry.artifacts import write_text
+from registry.files import write_text
 from tasks.evaluation.metrics import METRIC_TITLES
 from tasks.gates.thresholds import Thresholds
 from tasks.reports.figures import embedded

@@ -15,8 +15,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.artifacts import require_writable
 from registry.errors import GateBlocked
+from registry.files import require_writable
 from tasks.evaluation.metrics import Metrics
 from tasks.gates.judge import Gate, judge_smaller
 from tasks.gates.thresholds import Thresholds

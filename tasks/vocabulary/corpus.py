@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_checks.contract import LabelSet, Record, load_label_set
-from data_checks.files import labels_beside, read_records, read_with_inferred_labels
+from data_checks.sources import labels_beside, read_records, read_with_inferred_labels
 from data_checks.texts import read_texts
 from registry.errors import UsageError
+from registry.records import LabelSet, Record, load_label_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ def read_corpus(paths: Sequence[Path], labels: Path | None = None) -> Corpus:
         UsageError: a path gives no file, or there are only rows of the test split.
         LinesRefused: a line holds neither a sound record nor a text.
     """
-    files = list(_files(paths))
+    files = list(files_below(paths))
     labelled = [file for file in files if _is_labelled(file)]
     unlabelled = [file for file in files if file not in labelled]
     texts = read_texts(unlabelled) if unlabelled else []
@@ -52,7 +52,7 @@ def read_corpus(paths: Sequence[Path], labels: Path | None = None) -> Corpus:
     return Corpus(records=records, labels=label_set, texts=texts)
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def files_below(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         inside = [file for file in path.glob("*") if file.suffix in (".jsonl", ".txt")] if path.is_dir() else [path]
         if not inside:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_checks.contract import OUT_OF_SCOPE, LabelSet, Record, Response, answer_text
 from deployment.prompt import Prompt
 from registry.errors import UsageError
+from registry.records import OUT_OF_SCOPE, LabelSet, Record, Response, answer_text
 from tasks.vocabulary.corpus import Corpus
 
 _BATCH = 1000  # texts at once

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from data_checks.contract import Record, answer_text
 from deployment.prompt import Prompt, encode_answer, encode_prompt, require_turns
-from registry.artifacts import atomic_directory
+from registry.files import atomic_directory
+from registry.records import Record, answer_text
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.gguf_export.architectures import EMBEDDING
 from tasks.gguf_export.files import VOCABULARY_MAP, read_json

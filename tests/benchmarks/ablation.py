@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from data_checks.contract import LabelSet, Record, infer_label_set, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.texts import read_texts
 from deployment.prompt import Prompt, chat_template
 from flows.settings import Profile, load_profile
+from registry.records import LabelSet, Record, infer_label_set
 from tasks.evaluation.bootstrap import Float, percentile_interval, resampled_ratios
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.metrics import Ratios, ratio_value, ratios

@@ -23,11 +23,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from data_checks.contract import read_jsonl, same_answer
+from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
-from registry.artifacts import write_text
 from registry.errors import UsageError
+from registry.files import write_text
+from registry.records import same_answer
 from tasks.evaluation.llama_server import _GREEDY, LlamaServer
 from tests.benchmarks.device_variants import VARIANTS, Variant
 

@@ -28,7 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tasks.cores import usable_cores
+from registry.cores import usable_cores
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.architectures.gemma3 import layer_types
 from tasks.gguf_export.checkpoint import safetensors_header

@@ -20,13 +20,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from data_checks.contract import load_label_set, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from flows.settings import Profile, load_profile
+from registry.cores import usable_cores
+from registry.records import load_label_set
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.cores import usable_cores
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.files import read_json
 from tasks.gguf_export.plan import plan_types

@@ -17,9 +17,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from data_checks.contract import load_label_set, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
+from registry.records import load_label_set
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.files import read_json

@@ -17,9 +17,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data_checks.contract import OUT_OF_SCOPE, answer_text, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
+from registry.records import OUT_OF_SCOPE, answer_text
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.architectures import describe

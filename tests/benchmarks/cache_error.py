@@ -13,9 +13,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from data_checks.contract import infer_label_set, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
+from registry.records import infer_label_set
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.divergences import TopK, divergence_and_gradient, sparse_divergence_and_gradient
 from tasks.training.examples import IGNORE_INDEX, build_examples, collate

@@ -17,12 +17,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data_checks.contract import LabelSet, Record, infer_label_set, read_jsonl
-from data_checks.files import labels_beside
+from data_checks.contract import read_jsonl
+from data_checks.sources import labels_beside
 from deployment.prompt import chat_template
 from flows.console import set_up_logging
 from flows.settings import Profile, load_profile
-from registry.artifacts import write_text
+from registry.files import write_text
+from registry.records import LabelSet, Record, infer_label_set
 from tasks.depth.pruning import DepthReport, prune_depth
 from tasks.depth.recipe import DepthRecipe
 from tasks.evaluation.comparison import compare_reports

@@ -26,8 +26,8 @@ from torch.nn import functional
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt, chat_template, encode_prompt
+from registry.cores import usable_cores
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.cores import usable_cores
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.architectures import describe, is_norm
 from tasks.gguf_export.checkpoint import Checkpoint

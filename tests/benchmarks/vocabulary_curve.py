@@ -22,10 +22,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from data_checks.contract import Record, Response, infer_label_set, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.texts import read_texts
 from deployment.prompt import Prompt, chat_template
-from registry.artifacts import atomic_file
+from registry.files import atomic_file
+from registry.records import Record, Response, infer_label_set
 from tasks.evaluation.comparison import compare_reports
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report

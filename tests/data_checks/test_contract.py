@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from data_checks.contract import (
+from data_checks.contract import Problem, read_jsonl, record_schema, write_jsonl
+from registry.errors import UsageError
+from registry.records import (
     OUT_OF_SCOPE,
     LabelSet,
-    Problem,
     Record,
     Response,
     answer_text,
@@ -18,13 +19,9 @@ from data_checks.contract import (
     load_label_set,
     parse_answer,
     parse_label_set,
-    read_jsonl,
-    record_schema,
     response_schema,
     same_answer,
-    write_jsonl,
 )
-from registry.errors import UsageError
 
 LABELS = LabelSet(
     name="press-shop",

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from data_checks.check_report import CheckReport, SnapshotRefused
-from data_checks.contract import OUT_OF_SCOPE, LabelSet, Record, Response, label_set_toml, write_jsonl
+from data_checks.contract import write_jsonl
 from data_checks.expectations import check_snapshot
-from data_checks.quarantine import LinesRefused
+from data_checks.refusals import LinesRefused
 from data_checks.sample import SAMPLE_DIR
 from data_checks.suites import Limits
+from registry.records import OUT_OF_SCOPE, LabelSet, Record, Response, label_set_toml
 
 LABELS = LabelSet(
     name="plant",

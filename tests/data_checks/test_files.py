@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from data_checks.contract import LabelSet, Record, Response, label_set_toml, write_jsonl
-from data_checks.files import dataset_name, find_files, labels_beside, read_records, read_with_inferred_labels
-from data_checks.quarantine import LinesRefused
+from data_checks.contract import write_jsonl
+from data_checks.refusals import LinesRefused
+from data_checks.sources import dataset_name, find_files, labels_beside, read_records, read_with_inferred_labels
 from registry.errors import DataRefused, UsageError
+from registry.records import LabelSet, Record, Response, label_set_toml
 
 LABELS = LabelSet(name="plant-7", intents={"report_issue": "", "out_of_scope": ""}, entities={"asset_id": ""})
 

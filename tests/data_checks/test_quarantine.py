@@ -1,7 +1,7 @@
 from rich.console import Console
 
 from data_checks.contract import Problem
-from data_checks.quarantine import LinesRefused, problem_table
+from data_checks.refusals import LinesRefused, problem_table
 
 
 def printed(problems: list[Problem]) -> str:

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from data_checks.contract import OUT_OF_SCOPE, LabelSet, Record, load_label_set, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from data_checks.sample.generate import write_sample
-from registry.audit_rows import SPLITS, normalised_command
+from registry.records import OUT_OF_SCOPE, SPLITS, LabelSet, Record, load_label_set, normalised_command
 
 LEAK = "Surface grinder SG-402 has a hydraulic fluid leak at the main cylinder seal."
 WEATHER = "What's the weather like tomorrow?"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_checks.quarantine import LinesRefused
+from data_checks.refusals import LinesRefused
 from data_checks.texts import read_texts
 from registry.errors import UsageError
 

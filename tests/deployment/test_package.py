@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from small_package import CARD, GOLDEN, LABELS, NAME, gguf_file, make_package, small_gguf
 
-from data_checks.contract import load_label_set, response_schema
 from deployment import modelfile
 from deployment.licence import apache_licence, gemma_licence
 from deployment.package import build_package, verify_package
 from deployment.prompt import Prompt
 from registry.artifacts import Artifact, write_checksums
 from registry.errors import GateBlocked, UsageError
+from registry.records import load_label_set, response_schema
 
 
 def test_a_package_holds_what_a_device_and_its_owner_need(tmp_path: Path) -> None:

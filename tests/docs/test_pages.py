@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from data_checks.contract import answer_text, load_label_set, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from flows import cli
+from registry.records import answer_text, load_label_set
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

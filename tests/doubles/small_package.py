@@ -5,10 +5,10 @@ from pathlib import Path
 
 from gguf.constants import GGMLQuantizationType, GGUFValueType
 
-from data_checks.contract import LabelSet
 from deployment.licence import Licence, gemma_licence
 from deployment.package import Card, Package, build_package, verify_package
 from deployment.prompt import Prompt
+from registry.records import LabelSet
 from tasks.gguf_export.container import KeyValue, header_bytes
 
 LABELS = LabelSet(

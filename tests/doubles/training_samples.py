@@ -6,8 +6,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt
+from registry.records import LabelSet, Record
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.files import read_json
 from tasks.gguf_export.plan import plan_types

@@ -9,13 +9,14 @@ import pytest
 from prefect.client.orchestration import get_client
 from rich.console import Console
 
-from data_checks.contract import LabelSet, Record, Response, label_set_toml, write_jsonl
-from data_checks.quarantine import LinesRefused
+from data_checks.contract import write_jsonl
+from data_checks.refusals import LinesRefused
 from flows.ingest import RETRAINING_DUE, due, ingest, ingest_paths, ingest_table
 from flows.settings import PROFILES_FOLDER
 from registry.audit_store import AuditStore
 from registry.errors import UsageError
 from registry.home import Home
+from registry.records import LabelSet, Record, Response, label_set_toml
 
 LABELS = LabelSet(name="plant-7", intents={"report_issue": "", "query_status": ""}, entities={"asset_id": ""})
 

@@ -7,8 +7,10 @@ import pytest
 from command_line import ROWS, Gemmill
 from fake_ollama import FakeOllama, Model
 
-from data_checks.contract import LabelSet, answer_text, read_jsonl
-from registry.artifacts import Artifact, file_sha256
+from data_checks.contract import read_jsonl
+from registry.artifacts import Artifact
+from registry.files import file_sha256
+from registry.records import LabelSet, answer_text
 
 
 @pytest.mark.parametrize("form", ["gguf", "tiny_model_dir"])

@@ -9,7 +9,7 @@ from command_line import ROWS, Gemmill
 from gguf import GGMLQuantizationType, quants
 from safetensors.numpy import load_file, save_file
 
-from registry.artifacts import file_sha256
+from registry.files import file_sha256
 
 _NORM, _CHANNEL, _GROWN = "model.layers.1.post_feedforward_layernorm.weight", 5, 1656.0
 

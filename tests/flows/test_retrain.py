@@ -14,20 +14,14 @@ from pathlib import Path
 import pytest
 from command_line import Gemmill, gemmill_process
 
-from data_checks.contract import (
-    OUT_OF_SCOPE,
-    answer_text,
-    label_set_toml,
-    load_label_set,
-    read_jsonl,
-    same_answer,
-    write_jsonl,
-)
+from data_checks.contract import read_jsonl, write_jsonl
 from data_checks.sample import SAMPLE_DIR
 from flows.settings import PROFILES_FOLDER
 from registry import models
-from registry.artifacts import Artifact, file_sha256
+from registry.artifacts import Artifact
+from registry.files import file_sha256
 from registry.mlflow_store import connection
+from registry.records import OUT_OF_SCOPE, answer_text, label_set_toml, load_label_set, same_answer
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.gguf_export.container import GgufFile

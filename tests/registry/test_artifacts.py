@@ -5,17 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.artifacts import (
-    Artifact,
-    atomic_directory,
-    atomic_file,
-    file_sha256,
-    require_writable,
-    verify_checksums,
-    write_checksums,
-    write_text,
-)
+from registry.artifacts import Artifact, verify_checksums, write_checksums
 from registry.errors import UsageError
+from registry.files import atomic_directory, atomic_file, file_sha256, require_writable, write_text
 
 
 def test_an_artifact_knows_when_it_was_changed(tmp_path: Path) -> None:

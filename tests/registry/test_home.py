@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from registry import mlflow_store, models
-from registry.artifacts import write_text
 from registry.audit_store import AuditStore
 from registry.errors import UsageError
+from registry.files import write_text
 from registry.home import Home
 
 RECORD = {"command": "SG-1 leaks", "response": {"intent": "report_issue", "entities": {}}}

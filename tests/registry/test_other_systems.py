@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from registry import artifacts
-from registry.artifacts import atomic_directory, read_at, write_text
-from tasks.cores import usable_cores
+from registry.cores import usable_cores
+from registry.files import atomic_directory, read_at, write_text
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.writer import export_gguf
 from tasks.quant.types import QuantType

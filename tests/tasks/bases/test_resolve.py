@@ -9,9 +9,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 
-from data_checks.contract import LabelSet, Record
-from registry.artifacts import checksums, file_sha256
+from registry.artifacts import checksums
 from registry.errors import GemmillError, ServiceUnavailable, UsageError
+from registry.files import file_sha256
+from registry.records import LabelSet, Record
 from tasks.bases.resolve import AnyBase, licence_terms, resolve_base
 from tasks.bases.spec import FolderBase, GgufBase, HubBase, ScratchBase, WeightsPackageBase
 from tasks.checkpoints.hub import model_path

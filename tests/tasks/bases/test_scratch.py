@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
-from data_checks.contract import LabelSet, Record, Response, answer_text
 from deployment.prompt import Prompt, chat_template
 from deployment.turns import Turns
 from registry.artifacts import checksums
 from registry.errors import UsageError
+from registry.records import LabelSet, Record, Response, answer_text
 from tasks.bases import scratch
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase

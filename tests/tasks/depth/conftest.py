@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_checks.contract import LabelSet, Record
+from registry.records import LabelSet, Record
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 

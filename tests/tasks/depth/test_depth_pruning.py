@@ -12,8 +12,8 @@ from torch import nn
 from training_samples import PROMPT, make_recipe, make_teaching, run_fit
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from data_checks.contract import LabelSet, Record
 from registry.errors import GemmillError, UsageError
+from registry.records import LabelSet, Record
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.depth.loss import DepthLoss, Layers
 from tasks.depth.pruning import DepthReport, prune_depth

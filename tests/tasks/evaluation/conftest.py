@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_checks.contract import LabelSet, Record, Response, answer_text
 from deployment.prompt import Prompt, chat_template, encode_answer, encode_prompt
+from registry.records import LabelSet, Record, Response, answer_text
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.evaluation.hf_runtime import load_model

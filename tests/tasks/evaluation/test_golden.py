@@ -1,4 +1,4 @@
-from data_checks.contract import LabelSet, Record, answer_text
+from registry.records import LabelSet, Record, answer_text
 from tasks.evaluation.golden import golden_rows
 from tasks.evaluation.prediction import Prediction
 from tasks.evaluation.report import EvaluatedRow, evaluation_report

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_checks.contract import LabelSet, Record, answer_text
 from deployment.prompt import Prompt, encode_prompt
 from registry.errors import UsageError
+from registry.records import LabelSet, Record, answer_text
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime, load_model
 from tasks.evaluation.prediction import Prediction
 

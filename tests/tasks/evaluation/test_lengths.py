@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from data_checks.contract import LabelSet, Record, answer_text
 from deployment.prompt import Prompt, encode_answer, encode_prompt
+from registry.records import LabelSet, Record, answer_text
 from tasks.evaluation.lengths import longest
 
 

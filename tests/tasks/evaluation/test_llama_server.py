@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from data_checks.contract import LabelSet, Record, answer_text, parse_answer, response_schema
 from deployment.prompt import Prompt, encode_prompt
 from deployment.prompt_parity import COMMANDS, chats
 from registry.errors import ServiceUnavailable, UsageError
+from registry.records import LabelSet, Record, answer_text, parse_answer, response_schema
 from tasks.evaluation import llama_server
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 from tasks.evaluation.llama_server import LlamaServer

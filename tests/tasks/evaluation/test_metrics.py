@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_checks.contract import LabelSet, Record, Response, answer_text
 from registry.errors import UsageError
+from registry.records import LabelSet, Record, Response, answer_text
 from tasks.evaluation.metrics import METRIC_TITLES, Metrics, confusion, score, wilson_interval
 from tasks.evaluation.prediction import Prediction
 

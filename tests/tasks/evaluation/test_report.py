@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data_checks.contract import LabelSet, Record, Response, answer_text
 from registry.errors import UsageError
+from registry.records import LabelSet, Record, Response, answer_text
 from tasks.evaluation.metrics import METRIC_TITLES, score, wilson_interval
 from tasks.evaluation.prediction import Prediction
 from tasks.evaluation.report import (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data_checks.contract import LabelSet, Record, Response, answer_text
 from registry.errors import UsageError
+from registry.records import LabelSet, Record, Response, answer_text
 from tasks.evaluation.bootstrap import percentile_interval, resampled_ratios
 from tasks.evaluation.comparison import (
     compare_reports,

@@ -11,9 +11,9 @@ import ollama
 import pytest
 from fake_ollama import FakeOllama, Model, Refused
 
-from data_checks.contract import Record, answer_text
 from deployment.prompt import Prompt
 from registry.errors import ServiceUnavailable, UsageError
+from registry.records import Record, answer_text
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.runtimes import HttpRuntime, OllamaRuntime, open_runtime

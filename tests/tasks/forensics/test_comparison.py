@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from training_samples import make_recipe, run_fit, weights_in
 
-from data_checks.contract import load_label_set, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
+from registry.records import load_label_set
 from tasks.forensics.comparison import Change, compare_outliers
 from tasks.forensics.statistics import ModelStatistics, NormGains, TensorStatistics, tensor_statistics
 from tasks.gguf_export.container import GgufFile

@@ -16,8 +16,8 @@ from gguf.constants import GGUFValueType
 from other_models import byte_level_tokenizer, save_model, save_tokenizer, shape
 from transformers import LlamaConfig, Phi3Config, PreTrainedConfig, Qwen2Config, Qwen3Config
 
-from registry.artifacts import file_sha256
 from registry.errors import UsageError, VerificationFailed
+from registry.files import file_sha256
 from tasks.gguf_export import reordering
 from tasks.gguf_export.container import GgufFile, KeyValue, header_bytes
 from tasks.gguf_export.order import LAST_KEYS, is_in_order, tensor_order

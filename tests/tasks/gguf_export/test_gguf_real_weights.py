@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from registry.artifacts import file_sha256
+from registry.files import file_sha256
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.reader import import_gguf
 from tasks.gguf_export.tokenizer import load_vocabulary

@@ -8,7 +8,7 @@ from other_models import PROMPT
 
 from deployment.prompt import chat_template
 from flows.settings import load_profile
-from registry.artifacts import file_sha256
+from registry.files import file_sha256
 from tasks.bases.spec import WeightsPackageBase
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.reader import import_gguf

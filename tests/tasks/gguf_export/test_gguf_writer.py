@@ -9,8 +9,8 @@ from gguf.constants import GGMLQuantizationType
 from gguf_samples import CONFIG, tiny_weights, write_json
 from safetensors.numpy import save_file
 
-from registry.artifacts import file_sha256
 from registry.errors import UsageError
+from registry.files import file_sha256
 from tasks.gguf_export.architectures import EMBEDDING, describe, is_norm
 from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.plan import plan_types

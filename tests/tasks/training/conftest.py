@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from training_samples import PROMPT
 
-from data_checks.contract import LabelSet, Record
+from registry.records import LabelSet, Record
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.training.examples import Example, build_examples
 

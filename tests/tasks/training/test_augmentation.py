@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_checks.contract import OUT_OF_SCOPE, Record, Response, read_jsonl
+from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
+from registry.records import OUT_OF_SCOPE, Record, Response
 from tasks.training.augmentation import value_pools, varied
 
 SAMPLE, _ = read_jsonl(SAMPLE_DIR / "train.jsonl")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from training_samples import PROMPT
 
-from data_checks.contract import LabelSet, Record, Response, answer_text, parse_answer
 from deployment.prompt import encode_prompt
 from deployment.turns import Turns
 from registry.errors import UsageError
+from registry.records import LabelSet, Record, Response, answer_text, parse_answer
 from tasks.training.examples import IGNORE_INDEX, Example, build_examples, collate, epoch_batches
 
 START, END = Turns.GEMMA.form.control

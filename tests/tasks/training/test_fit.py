@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from training_samples import LORA, PROMPT, make_recipe, make_teaching, run_fit, weights_in
 
-from data_checks.contract import LabelSet, Record
 from deployment.prompt import chat_template
 from registry.errors import UsageError
+from registry.records import LabelSet, Record
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.checkpoints.loading import load_tokenizer

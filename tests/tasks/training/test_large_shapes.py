@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from training_samples import PROMPT, make_recipe, make_teaching, run_fit
 
-from data_checks.contract import LabelSet, Record
 from deployment.prompt import encode_prompt
+from registry.records import LabelSet, Record
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.checkpoints.loading import load_tokenizer

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from training_samples import PROMPT, ignore_metric, make_recipe
 
-from data_checks.contract import LabelSet, Record
 from registry.errors import UsageError
+from registry.records import LabelSet, Record
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.quant import qat
 from tasks.quant.types import QuantType

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from training_samples import LORA, PROMPT
 
-from data_checks.contract import LabelSet, Record
+from registry.records import LabelSet, Record
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.kd import kd_loss
 from tasks.quant import qat

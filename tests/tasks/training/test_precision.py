@@ -13,8 +13,8 @@ import pytest
 import torch
 from training_samples import make_recipe, run_fit
 
-from data_checks.contract import LabelSet, Record
 from registry.errors import UsageError
+from registry.records import LabelSet, Record
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.files import read_json
 from tasks.training import precision

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_samples import LORA, ignore_metric, make_recipe, weights_in
 
-from data_checks.contract import Record
+from registry.records import Record
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.training.examples import IGNORE_INDEX, collate
 from tasks.training.models import load_model

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from training_samples import LORA, PROMPT, ignore_metric, make_recipe, make_teaching, weights_in
 
-from data_checks.contract import LabelSet, Record
 from registry.errors import UsageError
+from registry.records import LabelSet, Record
 from tasks.quant.types import QuantType
 from tasks.training.loop import History
 from tasks.training.processes import TrainingJob, fit_in_processes

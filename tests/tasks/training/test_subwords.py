@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 from training_samples import PROMPT
 
-from data_checks.contract import LabelSet
+from registry.records import LabelSet
 from tasks.training.examples import Example
 from tasks.training.subwords import Subwords
 

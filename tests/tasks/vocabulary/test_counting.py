@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from data_checks.contract import LabelSet, Record, Response, answer_text
 from deployment.prompt import Prompt, encode_answer, encode_prompt
 from registry.errors import UsageError
+from registry.records import LabelSet, Record, Response, answer_text
 from tasks.training.pretrain import text_examples
 from tasks.vocabulary.counting import count_records, count_texts, encoded, word_forms
 

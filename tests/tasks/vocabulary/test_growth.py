@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_checks.contract import LabelSet, Record
 from deployment.prompt import Prompt
 from registry.errors import UsageError
+from registry.records import LabelSet, Record
 from tasks.forensics.repair import repair_norms
 from tasks.gguf_export.files import VOCABULARY_MAP, read_json
 from tasks.vocabulary.corpus import Corpus

@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from data_checks.contract import Record
 from registry.errors import GemmillError
+from registry.records import Record
 from tasks.gguf_export.files import VOCABULARY_MAP, read_json
 from tasks.vocabulary.proof import Proof, prove
 from tasks.vocabulary.pruning import PruneReport

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data_checks.contract import LabelSet, Record, answer_text
 from deployment.prompt import Prompt, encode_answer, encode_prompt
 from deployment.turns import Turns
 from registry.errors import GemmillError, UsageError
+from registry.records import LabelSet, Record, answer_text
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf_export.files import VOCABULARY_MAP, read_json
 from tasks.gguf_export.reader import import_gguf

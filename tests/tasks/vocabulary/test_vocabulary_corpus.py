@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from data_checks.contract import LabelSet, Record, write_jsonl
-from data_checks.quarantine import LinesRefused
+from data_checks.contract import write_jsonl
+from data_checks.refusals import LinesRefused
 from data_checks.sample import SAMPLE_DIR
 from registry.errors import UsageError
+from registry.records import LabelSet, Record
 from tasks.vocabulary.corpus import read_corpus
 
 

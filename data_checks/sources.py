@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_checks.contract import LabelSet, Problem, Record, infer_label_set, load_label_set, read_jsonl
-from data_checks.quarantine import LinesRefused
-from registry.audit_rows import SPLITS, normalised_command
+from data_checks.contract import Problem, read_jsonl
+from data_checks.refusals import LinesRefused
 from registry.errors import DataRefused, UsageError
 from registry.names import usable_name
+from registry.records import SPLITS, LabelSet, Record, infer_label_set, load_label_set, normalised_command
 
 logger = logging.getLogger(__name__)
 _LABELS = "labels.toml"
