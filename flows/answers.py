@@ -8,7 +8,6 @@ from registry.artifacts import Artifact
 from registry.records import answer_text
 from tasks.evaluation.golden import golden_rows
 from tasks.evaluation.report import EvaluatedRow, load_report
-from tasks.records import snapshot_labels
 
 _GOLDEN = 3  # commands that are shown, where the label set names no more
 _WORST = 3
@@ -16,7 +15,7 @@ _WORST = 3
 
 def golden_answers(run: Run, evaluation: Artifact) -> list[Answer]:
     """The answers to the first golden commands, beside those that the test split gives."""
-    named = snapshot_labels(run.snapshot).golden
+    named = run.snapshot.label_set.golden
     return _answers(run, golden_rows(load_report(evaluation.verify()).rows, named)[: max(_GOLDEN, len(named))])
 
 
@@ -31,7 +30,7 @@ def worst_answers(run: Run, evaluation: Artifact) -> list[Answer]:
 
 
 def _answers(run: Run, rows: Sequence[EvaluatedRow]) -> list[Answer]:
-    labels = snapshot_labels(run.snapshot)
+    labels = run.snapshot.label_set
     return [
         Answer(
             command=row.command,

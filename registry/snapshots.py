@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.errors import DataRefused, UsageError
 from registry.files import atomic_directory, file_sha256
 from registry.names import require_name
-from registry.records import SPLITS
+from registry.records import SPLITS, LabelSet, Record, load_label_set
 
 if TYPE_CHECKING:
     from registry.audit_store import AuditStore, Row
@@ -40,10 +40,14 @@ class Snapshot(BaseModel):
         """The JSON Lines file of a split."""
         return self.path / f"{name}.jsonl"
 
+    def records(self, split: str) -> list[Record]:
+        """The records of a split; a snapshot holds sound ones only, its digest says so."""
+        lines = self.split(split).read_bytes().splitlines()
+        return [Record.model_validate_json(line) for line in lines]
+
     @property
-    def labels(self) -> Path:
-        """The label set as TOML."""
-        return self.path / _LABELS
+    def label_set(self) -> LabelSet:
+        return load_label_set(self.path / _LABELS)
 
 
 def take_snapshot(store: "AuditStore", dataset: str, folder: Path) -> Snapshot:

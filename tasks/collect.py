@@ -15,7 +15,6 @@ from registry.files import write_text
 from registry.models import stage_run
 from registry.snapshots import Snapshot
 from registry.snapshots import take_snapshot as freeze
-from tasks.records import snapshot_labels, snapshot_records
 from tasks.steps import StepContext, step
 
 logger = logging.getLogger(__name__)
@@ -29,8 +28,8 @@ def take_snapshot(database_url: str, dataset: str, folder: Path) -> Snapshot:
     """
     with AuditStore(database_url) as store:
         snapshot = freeze(store, dataset, folder)
-    asked = {record.command.strip() for record in snapshot_records(snapshot, "test")}
-    for command in snapshot_labels(snapshot).golden:
+    asked = {record.command.strip() for record in snapshot.records("test")}
+    for command in snapshot.label_set.golden:
         if command.strip() not in asked:
             logger.warning("golden command %r is not in the test split of %s; it is left out", command, dataset)
     return snapshot

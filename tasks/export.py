@@ -16,7 +16,6 @@ from tasks.gguf_export.container import GgufFile
 from tasks.gguf_export.verify import VerifyReport, verify_gguf
 from tasks.gguf_export.writer import export_gguf as write_gguf
 from tasks.quant.types import QuantType
-from tasks.records import snapshot_labels, snapshot_records
 from tasks.steps import StepContext, step
 
 _PARITY_PROMPTS = 8
@@ -54,7 +53,7 @@ def export_gguf(
             provenance=provenance,
             chat_template=chat_template(prompt),
         )
-        splits = {split: snapshot_records(snapshot, split) for split in snapshot.rows}
+        splits = {split: snapshot.records(split) for split in snapshot.rows}
         prompts = [record.command for record in splits["test"][:_PARITY_PROMPTS]]
         checks = verify_gguf(report.path, student.path, prompts, prompt=prompt).checks
         with GgufFile(report.path) as file:
@@ -66,5 +65,5 @@ def export_gguf(
     return ExportedModel(
         gguf=Artifact.of("gguf", report.path),
         verification=verification,
-        longest=longest(student.path, list(chain(*splits.values())), snapshot_labels(snapshot), prompt),
+        longest=longest(student.path, list(chain(*splits.values())), snapshot.label_set, prompt),
     )

@@ -25,7 +25,6 @@ from tasks.forensics.statistics import tensor_statistics
 from tasks.gates.judge import Verdict, judge
 from tasks.gates.report import verdict_markdown
 from tasks.gates.thresholds import Thresholds
-from tasks.records import snapshot_labels, snapshot_records
 from tasks.reports.figures import write_png
 from tasks.steps import StepContext, outside, step
 
@@ -79,7 +78,7 @@ def evaluate_model(
     threads: int,
 ) -> EvaluatedModel:
     """Greedy, unconstrained answers to the test split, scored; ``model`` is a Hugging Face folder or a GGUF file."""
-    records = snapshot_records(snapshot, "test")
+    records = snapshot.records("test")
     stage = f"evaluate-{model.kind}"
     with stage_run(step.run_id, stage) as log:
         runtime = open_runtime(
@@ -95,7 +94,7 @@ def evaluate_model(
         report = evaluation_report(
             records,
             predictions,
-            snapshot_labels(snapshot),
+            snapshot.label_set,
             model=model.kind,
             sha256=model.sha256,
             dataset=snapshot.dataset,

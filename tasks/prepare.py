@@ -21,7 +21,6 @@ from tasks.depth.pruning import prune_depth as drop_layers
 from tasks.depth.recipe import DepthRecipe
 from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.files import read_json
-from tasks.records import snapshot_labels, snapshot_records
 from tasks.steps import StepContext, outside, step
 from tasks.training.examples import build_examples
 from tasks.training.fit import HISTORY_FILE
@@ -67,8 +66,8 @@ class ShallowBase(BaseModel):
 @outside(minutes=120)
 def prepare_base(base: StartingBase, snapshot: Snapshot, cache: Path) -> Artifact:
     """The folder of ``base`` with its digest; what has to be made is made once and found again under ``cache``."""
-    records = snapshot_records(snapshot, "train")
-    folder = resolve_base(base, cache, records=records, labels=snapshot_labels(snapshot), key=snapshot.sha256)
+    records = snapshot.records("train")
+    folder = resolve_base(base, cache, records=records, labels=snapshot.label_set, key=snapshot.sha256)
     return Artifact.of("base", folder)
 
 
@@ -83,8 +82,8 @@ def prune_vocabulary(
 ) -> PrunedBase:
     """Count over the records that are trained on or validated with, never those of the test, and over ``texts``."""
     corpus = Corpus(
-        records=[record for split in ("train", "validation") for record in snapshot_records(snapshot, split)],
-        labels=snapshot_labels(snapshot),
+        records=[record for split in ("train", "validation") for record in snapshot.records(split)],
+        labels=snapshot.label_set,
         texts=read_texts([texts.verify()]) if texts else (),
     )
     out = step.folder / "model"
@@ -117,11 +116,11 @@ def prune_depth(
     step: StepContext, base: Artifact, snapshot: Snapshot, recipe: DepthRecipe, prompt: Prompt
 ) -> ShallowBase:
     """Measured on the records that are validated with: a trained base knows those that it was trained on by heart."""
-    records = snapshot_records(snapshot, "validation") or snapshot_records(snapshot, "train")
+    records = snapshot.records("validation") or snapshot.records("train")
     out = step.folder / "model"
     with stage_run(step.run_id, "depth") as log:
         log.log_params(recipe.model_dump())
-        report = drop_layers(base.verify(), out, records, snapshot_labels(snapshot), recipe, prompt=prompt)
+        report = drop_layers(base.verify(), out, records, snapshot.label_set, recipe, prompt=prompt)
         report_file = step.folder / "depth.json"
         write_text(report_file, report.model_dump_json(indent=2) + "\n")
         log.log_artifact(report_file)
@@ -173,12 +172,12 @@ def _shapes(base: Artifact) -> Shapes:
 
 def _largest_batch(base: Artifact, snapshot: Snapshot, recipe: TrainingRecipe, prompt: Prompt) -> Batch:
     """A forward pass whose records are all as long as the longest."""
-    labels = snapshot_labels(snapshot)
+    labels = snapshot.label_set
 
     def characters(record: Record) -> int:
         return len(record.command) + len(answer_text(record.response, labels, compact=prompt.compact))
 
-    longest = max(snapshot_records(snapshot, "train"), key=characters)
+    longest = max(snapshot.records("train"), key=characters)
     (example,) = build_examples([longest], load_tokenizer(base.path), prompt, labels, max_tokens=recipe.max_tokens)
     tokens = len(example.input_ids)
     return Batch(recipe.batch_size * tokens, recipe.batch_size * (tokens - example.prompt_length))

@@ -13,7 +13,6 @@ from registry.models import register_version as register
 from registry.snapshots import Snapshot
 from tasks.evaluation.golden import golden_rows
 from tasks.evaluation.report import load_report
-from tasks.records import snapshot_labels
 from tasks.steps import StepContext, outside, step
 
 _GOLDEN_PROMPTS = 8
@@ -39,7 +38,7 @@ def package_model(
     ``derived``: the weights come from a base, and not from scratch. ``terms`` is the copy of the licence that came with
     the base.
     """
-    labels = snapshot_labels(snapshot)
+    labels = snapshot.label_set
     rows = [row for row in load_report(evaluation.verify()).rows if not row.failure]
     golden = golden_rows(rows, labels.golden)
     return build_package(

@@ -12,7 +12,6 @@ from tasks.gguf_export.architectures import describe
 from tasks.gguf_export.files import read_json
 from tasks.gguf_export.plan import plan_types
 from tasks.quant.types import QuantType
-from tasks.records import snapshot_labels, snapshot_records
 from tasks.steps import StepContext, step
 from tasks.training.fit import HISTORY_FILE, Teaching
 from tasks.training.loop import History
@@ -91,9 +90,9 @@ def _train(
         job = TrainingJob(
             base=base.verify(),
             out=out,
-            train_records=snapshot_records(snapshot, "train"),
-            validation_records=snapshot_records(snapshot, "validation"),
-            labels=snapshot_labels(snapshot),
+            train_records=snapshot.records("train"),
+            validation_records=snapshot.records("validation"),
+            labels=snapshot.label_set,
             prompt=prompt,
             recipe=recipe,
             types={name: tensor.type for name, tensor in plan.items()},
