@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flows.summary import Answer, RetrainSummary
     from registry.models import RegisteredVersion
     from tasks.evaluation.metrics import Metrics
-    from tasks.gguf_export.writer import ExportPlan
+    from tasks.gguf.writer import ExportPlan
     from tasks.vocabulary.pruning import PruneReport
 
 _PLAIN_WIDTH = 130  # of output that goes to a file or another program
@@ -73,7 +73,7 @@ def artifact_table(artifacts: list[Artifact]) -> Table:
 
 def plan_table(plan: "ExportPlan") -> Group:
     """Every tensor's type, bits per weight and bytes, layers together, and the size of the file."""
-    from tasks.gguf_export.plan import groups
+    from tasks.gguf.plan import groups
 
     table = Table(show_footer=True)
     for column, footer in (

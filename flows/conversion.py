@@ -14,8 +14,8 @@ from registry.errors import UsageError
 from registry.records import OUT_OF_SCOPE
 from tasks.evaluation.metrics import Metrics
 from tasks.evaluation.runtimes import open_runtime
-from tasks.gguf_export.proven import require_proof
 from tasks.type_search.search import TypeSearch, search_types, size_types
+from tasks.verification.proven import require_proof
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]B)?", re.IGNORECASE)

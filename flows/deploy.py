@@ -14,8 +14,8 @@ from registry import models
 from registry.errors import GateBlocked, GemmillError
 from registry.home import Home
 from registry.urls import masked
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.order import is_in_order
+from tasks.gguf.container import GgufFile
+from tasks.gguf.order import is_in_order
 
 logger = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from registry.home import Home
 from registry.records import LabelSet, Record, infer_label_set, load_label_set
 from registry.urls import masked
 from tasks.checkpoints.adapters import tokenizer_folder
+from tasks.checkpoints.files import MAX_TOKENIZER, read_json
 from tasks.checkpoints.folders import is_model_folder
 from tasks.evaluation.prediction import Runtime
 from tasks.evaluation.report import EvaluationReport, evaluation_report
 from tasks.evaluation.runtimes import open_runtime
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.files import MAX_TOKENIZER, read_json
+from tasks.gguf.container import GgufFile
 
 _REGISTRY_PREFIX = "models:/"
 

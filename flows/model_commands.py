@@ -21,7 +21,7 @@ from flows.options import (
 
 if TYPE_CHECKING:
     from flows.conversion import Measuring
-    from tasks.gguf_export.writer import ExportReport
+    from tasks.gguf.writer import ExportReport
 
 app = typer.Typer()
 
@@ -109,9 +109,9 @@ def convert(
     from registry.errors import UsageError
     from registry.files import write_text
     from tasks.checkpoints.folders import is_adapter
-    from tasks.gguf_export.adapter import adapter_type, export_adapter, plan_adapter
-    from tasks.gguf_export.labels import quant_type
-    from tasks.gguf_export.writer import export_gguf, plan_export
+    from tasks.gguf.adapter import adapter_type, export_adapter, plan_adapter
+    from tasks.gguf.type_names import quant_type
+    from tasks.gguf.writer import export_gguf, plan_export
 
     require_all_writable(json_path, html_path)
     if model.suffix == ".gguf" and not model.is_dir():
@@ -157,7 +157,7 @@ def convert(
 
 
 def _reorder(gguf: Path, out: Path) -> "ExportReport":
-    from tasks.gguf_export.reordering import reorder_gguf
+    from tasks.gguf.reordering import reorder_gguf
 
     return reorder_gguf(gguf, out)
 
@@ -174,7 +174,7 @@ def _tell_written(report: "ExportReport", json_path: Path | None) -> None:
 
 def _export_proven(hf_dir: Path, out: Path, **types: Any) -> "ExportReport":
     from registry.cores import usable_cores
-    from tasks.gguf_export.proven import export_proven
+    from tasks.verification.proven import export_proven
 
     return export_proven(hf_dir, out, **types, threads=usable_cores())
 
@@ -244,7 +244,7 @@ def import_(
 ) -> None:
     """Turn a GGUF file into a Hugging Face folder."""
     from flows.console import console
-    from tasks.gguf_export.reader import import_gguf
+    from tasks.gguf.reader import import_gguf
 
     import_gguf(gguf, out)
     console.print(f"{out}: config, tokenizer and float32 weights of {gguf.name}")

@@ -11,12 +11,12 @@ from registry.files import write_text
 from registry.models import stage_run
 from registry.snapshots import Snapshot
 from tasks.evaluation.lengths import longest
-from tasks.gguf_export.checks import greedy_check
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.verify import VerifyReport, verify_gguf
-from tasks.gguf_export.writer import export_gguf as write_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.writer import export_gguf as write_gguf
 from tasks.quant.types import QuantType
 from tasks.steps import StepContext, step
+from tasks.verification.checks import greedy_check
+from tasks.verification.verify import VerifyReport, verify_gguf
 
 _PARITY_PROMPTS = 8
 

@@ -15,12 +15,12 @@ from registry.records import Record, answer_text
 from registry.snapshots import Snapshot
 from tasks.bases.resolve import resolve_base
 from tasks.bases.spec import StartingBase
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.depth.pruning import DepthReport
 from tasks.depth.pruning import prune_depth as drop_layers
 from tasks.depth.recipe import DepthRecipe
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
 from tasks.steps import StepContext, outside, step
 from tasks.training.examples import build_examples
 from tasks.training.fit import HISTORY_FILE

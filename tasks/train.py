@@ -7,10 +7,10 @@ from registry.artifacts import Artifact
 from registry.code import code_behind
 from registry.models import stage_run
 from registry.snapshots import Snapshot
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
 from tasks.distill.teacher_cache import TeacherCache, cache_name
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.plan import plan_types
+from tasks.gguf.plan import plan_types
 from tasks.quant.types import QuantType
 from tasks.steps import StepContext, step
 from tasks.training.fit import HISTORY_FILE, Teaching

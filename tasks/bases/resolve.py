@@ -13,11 +13,11 @@ from registry.errors import UsageError
 from registry.files import file_sha256
 from registry.records import LabelSet, Record
 from tasks.bases.spec import FolderBase, GgufBase, HubBase, ScratchBase, WeightsPackageBase
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.folders import CONFIG_FILE
 from tasks.checkpoints.hub import hub_folder
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.source import require_described
+from tasks.checkpoints.source import require_described
+from tasks.gguf.reader import import_gguf
 
 logger = logging.getLogger(__name__)
 _TERMS = "data/GEMMA_TERMS.html"  # in a weights package

@@ -15,9 +15,9 @@ from registry.errors import UsageError
 from registry.files import atomic_directory, write_text
 from registry.records import LabelSet, Record, answer_text
 from tasks.bases.spec import ScratchBase
-from tasks.gguf_export.architectures.gemma3 import layer_types
-from tasks.gguf_export.tokenizer import load_vocabulary
-from tasks.gguf_export.tokenizer_json import tokenizer_json
+from tasks.checkpoints.architectures.gemma3 import layer_types
+from tasks.tokenizers.reading import load_vocabulary
+from tasks.tokenizers.tokenizer_json import tokenizer_json
 
 _CONTEXT = 2048  # tokens
 _SLIDING_WINDOW = 512  # as Gemma 3

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import UsageError
+from tasks.checkpoints.architectures import EMBEDDING, Config
+from tasks.checkpoints.files import read_json, shown
 from tasks.checkpoints.folders import ADAPTER_CONFIG_FILE, CONFIG_FILE, has_tokenizer, is_adapter
 from tasks.checkpoints.hub import model_path
 from tasks.checkpoints.names import is_described, naming, unwrapped
 from tasks.checkpoints.whole import Shape
-from tasks.gguf_export.architectures import EMBEDDING, Config
-from tasks.gguf_export.files import read_json, shown
 
 PEFT_PREFIX = "base_model.model."  # before the name in the base
 _LORA = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from registry.errors import UsageError
-from tasks.gguf_export.files import read_json, shown
+from tasks.checkpoints.files import read_json, shown
 
 CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")

@@ -24,6 +24,9 @@ from tasks.checkpoints.adapters import (
     require_whole_lora,
     tokenizer_folder,
 )
+from tasks.checkpoints.architectures import Config, text_config
+from tasks.checkpoints.checkpoint import stored_types
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.folders import (
     CONFIG_FILE,
     TOKENIZER_FILES,
@@ -33,11 +36,8 @@ from tasks.checkpoints.folders import (
     weight_files,
 )
 from tasks.checkpoints.names import naming
+from tasks.checkpoints.source import require_described
 from tasks.checkpoints.whole import require_names
-from tasks.gguf_export.architectures import Config, text_config
-from tasks.gguf_export.checkpoint import stored_types
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.source import require_described
 
 _DTYPES = {16: torch.bfloat16, 32: torch.float32}
 

@@ -6,7 +6,7 @@ them. Of a multimodal model only the text part is of use here, so its tensors ge
 
 from collections.abc import Callable
 
-from tasks.gguf_export.architectures import ARCHITECTURES, Config, is_other_part, text_name
+from tasks.checkpoints.architectures import ARCHITECTURES, Config, is_other_part, text_name
 
 Rename = Callable[[str], str | None]
 _COMPILED, _PARALLEL = "_orig_mod", "module"

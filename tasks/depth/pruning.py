@@ -13,11 +13,11 @@ from registry.errors import GemmillError, UsageError
 from registry.files import atomic_directory
 from registry.records import LabelSet, Record
 from tasks.checkpoints.loading import load_tokenizer
+from tasks.checkpoints.source import read_text_config
 from tasks.depth.loss import DepthLoss, Layers
 from tasks.depth.recipe import DepthRecipe
 from tasks.depth.selection import Removal, leave_out, require_exportable, without
 from tasks.depth.writing import write_layers
-from tasks.gguf_export.source import read_text_config
 from tasks.training.examples import Batch, build_examples, epoch_batches
 from tasks.training.models import load_model
 

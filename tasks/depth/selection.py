@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from registry.errors import UsageError
+from tasks.checkpoints.architectures.gemma3 import layer_types
 from tasks.depth.loss import Layers
-from tasks.gguf_export.architectures.gemma3 import layer_types
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.checkpoints.base_layers import CONFIG_KEY, base_layers
+from tasks.checkpoints.checkpoint import safetensors_header
+from tasks.checkpoints.files import VOCABULARY_MAP
+from tasks.checkpoints.source import open_source
 from tasks.depth.loss import Layers
-from tasks.gguf_export.base_layers import CONFIG_KEY, base_layers
-from tasks.gguf_export.checkpoint import safetensors_header
-from tasks.gguf_export.files import VOCABULARY_MAP
-from tasks.gguf_export.source import open_source
 from tasks.training.models import copy_tokenizer
 
 _LAYER = re.compile(r"(model\.layers\.)(\d+)(\..+)")

@@ -23,15 +23,15 @@ from tasks.checkpoints.adapters import (
     require_pairs,
     require_whole_lora,
 )
+from tasks.checkpoints.base_layers import base_layers, base_layers_of_file
+from tasks.checkpoints.checkpoint import Checkpoint as SafetensorsFolder
+from tasks.checkpoints.checkpoint import stored_types
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.folders import CONFIG_FILE, adapter_weights, is_adapter, is_model_folder
 from tasks.checkpoints.names import naming
+from tasks.checkpoints.source import require_described
 from tasks.forensics.names import name_from_gguf
-from tasks.gguf_export.base_layers import base_layers, base_layers_of_file
-from tasks.gguf_export.checkpoint import Checkpoint as SafetensorsFolder
-from tasks.gguf_export.checkpoint import stored_types
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.source import require_described
+from tasks.gguf.container import GgufFile
 
 logger = logging.getLogger(__name__)
 

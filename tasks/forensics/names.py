@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 
-from tasks.gguf_export.architectures import architecture_of_file
+from tasks.checkpoints.architectures import architecture_of_file
 
 # Architectures whose RMSNorm multiplies by 1 + w: a folder stores w, a GGUF file stores 1 + w.
 _UNIT_OFFSET_NORMS = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text"})

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.errors import UsageError
 from registry.files import atomic_directory
+from tasks.checkpoints.files import read_json
 from tasks.forensics.checkpoints import Checkpoint, open_checkpoint
-from tasks.gguf_export.files import read_json
 
 if TYPE_CHECKING:
     import torch

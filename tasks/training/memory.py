@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from registry.errors import UsageError
+from tasks.checkpoints.architectures import EMBEDDING
 from tasks.distill.kd import CHUNK_ENTRIES
-from tasks.gguf_export.architectures import EMBEDDING
 from tasks.training.recipe import TrainingRecipe
 
 logger = logging.getLogger(__name__)

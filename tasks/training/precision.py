@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.nn import functional
 
 from registry.files import write_text
-from tasks.gguf_export.architectures import EMBEDDING, OUTPUT
+from tasks.checkpoints.architectures import EMBEDDING, OUTPUT
 from tasks.training.memory import Shapes
 from tasks.training.recipe import Precision, TrainingRecipe
 

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.errors import GateBlocked
 from registry.files import require_writable
+from tasks.checkpoints.source import open_source
 from tasks.evaluation.metrics import Metrics
 from tasks.gates.judge import Gate, judge_smaller
 from tasks.gates.thresholds import Thresholds
-from tasks.gguf_export.plan import plan_types
-from tasks.gguf_export.source import open_source
-from tasks.gguf_export.writer import ExportPlan, export_gguf, plan_export
+from tasks.gguf.plan import plan_types
+from tasks.gguf.writer import ExportPlan, export_gguf, plan_export
 from tasks.quant.types import QuantType
 
 logger = logging.getLogger(__name__)

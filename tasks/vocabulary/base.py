@@ -11,12 +11,12 @@ from typing import Any
 from gguf.constants import TokenType
 
 from registry.errors import UsageError
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import MAX_TOKENIZER, read_json
-from tasks.gguf_export.source import read_text_config
-from tasks.gguf_export.tokenizer import SPACE_MARK, load_vocabulary
-from tasks.gguf_export.tokenizer_json import tokenizer_json
-from tasks.gguf_export.vocabulary import Vocabulary
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import MAX_TOKENIZER, read_json
+from tasks.checkpoints.source import read_text_config
+from tasks.tokenizers.reading import SPACE_MARK, load_vocabulary
+from tasks.tokenizers.tokenizer_json import tokenizer_json
+from tasks.tokenizers.vocabulary import Vocabulary
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _MASK = "<mask>"  # transformers' GemmaTokenizer adds it where it is missing, with an id beyond the embedding

@@ -6,10 +6,10 @@ import numpy as np
 
 from deployment.prompt import Prompt
 from registry.errors import UsageError
+from tasks.checkpoints.architectures import EMBEDDING
+from tasks.checkpoints.checkpoint import Checkpoint
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.gguf_export.architectures import EMBEDDING
-from tasks.gguf_export.checkpoint import Checkpoint
-from tasks.gguf_export.source import open_source
+from tasks.checkpoints.source import open_source
 from tasks.vocabulary.base import load_base
 from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.pruning import Origin, PruneReport, prune_from

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict
 from deployment.prompt import Prompt, encode_answer, encode_prompt, require_turns
 from registry.files import atomic_directory
 from registry.records import Record, answer_text
+from tasks.checkpoints.architectures import EMBEDDING
+from tasks.checkpoints.files import VOCABULARY_MAP, read_json
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.gguf_export.architectures import EMBEDDING
-from tasks.gguf_export.files import VOCABULARY_MAP, read_json
-from tasks.gguf_export.source import open_source
-from tasks.gguf_export.tokenizer import load_vocabulary
+from tasks.checkpoints.source import open_source
+from tasks.tokenizers.reading import load_vocabulary
 from tasks.vocabulary.base import BaseVocabulary, load_base
 from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.counting import count_corpus

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from registry.errors import UsageError
-from tasks.gguf_export.architectures import EMBEDDING, OUTPUT
-from tasks.gguf_export.checkpoint import Checkpoint, StoredTensor, safetensors_header
-from tasks.gguf_export.encode import encode
+from tasks.checkpoints.architectures import EMBEDDING, OUTPUT
+from tasks.checkpoints.checkpoint import Checkpoint, StoredTensor, safetensors_header
+from tasks.gguf.encode import encode
 from tasks.quant.types import QuantType
 
 _CHUNK_BYTES = 8 << 20

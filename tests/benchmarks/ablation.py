@@ -27,14 +27,14 @@ from data_checks.texts import read_texts
 from deployment.prompt import Prompt, chat_template
 from flows.settings import Profile, load_profile
 from registry.records import LabelSet, Record, infer_label_set
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
 from tasks.evaluation.bootstrap import Float, percentile_interval, resampled_ratios
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.metrics import Ratios, ratio_value, ratios
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.plan import plan_types
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.plan import plan_types
+from tasks.gguf.writer import export_gguf
 from tasks.quant import codecs
 from tasks.quant.types import QuantType
 from tasks.training.fit import Teaching, fit

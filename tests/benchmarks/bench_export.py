@@ -29,11 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from registry.cores import usable_cores
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.architectures.gemma3 import layer_types
-from tasks.gguf_export.checkpoint import safetensors_header
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.writer import export_gguf
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.architectures.gemma3 import layer_types
+from tasks.checkpoints.checkpoint import safetensors_header
+from tasks.checkpoints.files import read_json
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tests.benchmarks.child import GIB, report, run_child
 from tests.benchmarks.gguf_difference import difference

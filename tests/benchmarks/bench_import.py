@@ -37,7 +37,7 @@ def measure(way: str, gguf: Path) -> None:
 
 
 def _action(way: str, gguf: Path, folder: Path) -> Callable[[], Any]:
-    from tasks.gguf_export.reader import import_gguf
+    from tasks.gguf.reader import import_gguf
 
     if way == "import":
         return lambda: import_gguf(gguf, folder)

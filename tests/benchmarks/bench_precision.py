@@ -27,10 +27,10 @@ from registry.cores import usable_cores
 from registry.records import load_label_set
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.plan import plan_types
+from tasks.gguf.plan import plan_types
 from tasks.quant import qat
 from tasks.training.examples import Batch, build_examples, epoch_batches
 from tasks.training.models import load_for_training, load_model

@@ -21,10 +21,10 @@ from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
 from registry.records import load_label_set
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.plan import plan_types
+from tasks.gguf.plan import plan_types
 from tasks.quant import qat
 from tasks.quant.types import QuantType
 from tasks.training.examples import IGNORE_INDEX, Batch, Example, build_examples, collate, epoch_batches

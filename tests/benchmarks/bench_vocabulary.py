@@ -21,11 +21,11 @@ from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
 from registry.records import OUT_OF_SCOPE, answer_text
+from tasks.checkpoints.architectures import describe
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.plan import plan_types
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.plan import plan_types
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.vocabulary.base import BaseVocabulary, load_base
 from tasks.vocabulary.corpus import Corpus, read_corpus

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from flows.settings import Profile
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
 from tasks.training.precision import decided
 
 

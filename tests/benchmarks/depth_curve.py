@@ -24,13 +24,13 @@ from flows.console import set_up_logging
 from flows.settings import Profile, load_profile
 from registry.files import write_text
 from registry.records import LabelSet, Record, infer_label_set
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
 from tasks.depth.pruning import DepthReport, prune_depth
 from tasks.depth.recipe import DepthRecipe
 from tasks.evaluation.comparison import compare_reports
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.plan import plan_types
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.plan import plan_types
+from tasks.gguf.writer import export_gguf
 from tasks.training.fit import HISTORY_FILE, Teaching, fit
 from tasks.training.loop import History
 from tests.benchmarks import bench_device

@@ -27,14 +27,14 @@ from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt, chat_template, encode_prompt
 from registry.cores import usable_cores
+from tasks.checkpoints.architectures import describe, is_norm
+from tasks.checkpoints.checkpoint import Checkpoint
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.architectures import describe, is_norm
-from tasks.gguf_export.checkpoint import Checkpoint
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.reader import tensor_rows
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.reader import tensor_rows
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.training.models import load_model
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.gguf_export.container import GgufFile
+from tasks.gguf.container import GgufFile
 
 _CHUNK_BYTES = 8 << 20
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from deployment.prompt import Prompt
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 
 _KNOWN = re.compile(r"[ ▁]▁|▁[ ▁]")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sentencepiece import sentencepiece_model_pb2
 
-from tasks.gguf_export.files import MAX_TOKENIZER, read_json
-from tasks.gguf_export.tokenizer import load_vocabulary
+from tasks.checkpoints.files import MAX_TOKENIZER, read_json
 from tasks.quant.types import QuantType
+from tasks.tokenizers.reading import load_vocabulary
 
 UPSTREAM = Path(__file__).parents[2] / ".venv" / "upstream"
 _GOOGLES_SETTINGS = {"add_bos_token": True, "add_eos_token": False}  # that transformers 5 does not save

@@ -30,8 +30,8 @@ from registry.records import Record, Response, infer_label_set
 from tasks.evaluation.comparison import compare_reports
 from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.vocabulary.corpus import Corpus, read_corpus
 from tasks.vocabulary.pruning import prune_vocabulary

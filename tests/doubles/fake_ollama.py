@@ -20,7 +20,7 @@ from typing import Any, Self
 from deployment.ollama_prompt import ollama_prompt
 from deployment.prompt import Message
 from registry.errors import UsageError
-from tasks.gguf_export.reordering import reorder_gguf
+from tasks.gguf.reordering import reorder_gguf
 
 Answer = Callable[[str, dict[str, Any]], str]
 

@@ -9,7 +9,7 @@ from deployment.licence import Licence, gemma_licence
 from deployment.package import Card, Package, build_package, verify_package
 from deployment.prompt import Prompt
 from registry.records import LabelSet
-from tasks.gguf_export.container import KeyValue, header_bytes
+from tasks.gguf.container import KeyValue, header_bytes
 
 LABELS = LabelSet(
     name="plant",

@@ -9,8 +9,8 @@ from deployment.prompt import Prompt, chat_template
 from registry.records import LabelSet, Record, Response
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
-from tasks.gguf_export.plan import QuantType
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.plan import QuantType
+from tasks.gguf.writer import export_gguf
 
 
 def tiny_gguf(folder: Path, labels: LabelSet, prompt: Prompt) -> Path:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from deployment.prompt import Prompt
 from registry.records import LabelSet, Record
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.plan import plan_types
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
+from tasks.gguf.plan import plan_types
 from tasks.quant.types import QuantType
 from tasks.training.fit import Teaching, fit
 from tasks.training.loop import History, MetricSink

@@ -11,7 +11,7 @@ from rich.text import Text
 from data_checks.sample import SAMPLE_DIR
 from flows import cli
 from registry import mlflow_store
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 
 _LOGGERS = ("flows", "tasks", "registry", "deployment", "data_checks", "bitsandbytes")

@@ -24,7 +24,7 @@ from registry.mlflow_store import connection
 from registry.records import OUT_OF_SCOPE, answer_text, label_set_toml, load_label_set, same_answer
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
-from tasks.gguf_export.container import GgufFile
+from tasks.gguf.container import GgufFile
 
 _FLOORS = ("json_validity", "intent_accuracy", "exact_match", "entity_f1", "oos_recall", "oos_precision")
 

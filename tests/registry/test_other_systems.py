@@ -10,8 +10,8 @@ import pytest
 from registry import artifacts
 from registry.cores import usable_cores
 from registry.files import atomic_directory, read_at, write_text
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 
 
@@ -19,7 +19,7 @@ from tasks.quant.types import QuantType
 def as_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pread", "sched_getaffinity"):
         monkeypatch.delattr(os, name, raising=False)
-    monkeypatch.setattr("tasks.gguf_export.files._NON_BLOCKING", 0)
+    monkeypatch.setattr("tasks.checkpoints.files._NON_BLOCKING", 0)
     monkeypatch.setattr(artifacts, "_ON_WINDOWS", True)
 
 

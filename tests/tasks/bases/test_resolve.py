@@ -17,7 +17,7 @@ from tasks.bases.resolve import AnyBase, licence_terms, resolve_base
 from tasks.bases.spec import FolderBase, GgufBase, HubBase, ScratchBase, WeightsPackageBase
 from tasks.checkpoints.hub import model_path
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.training.models import load_model
 

@@ -19,9 +19,9 @@ from registry.records import LabelSet, Record, Response, answer_text
 from tasks.bases import scratch
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.tokenizer import load_vocabulary
+from tasks.tokenizers.reading import load_vocabulary
 from tasks.training.models import load_model
 
 START, END = Turns.GEMMA.form.control

@@ -17,13 +17,13 @@ from registry.errors import UsageError
 from tasks.bases.resolve import resolve_base
 from tasks.bases.spec import FolderBase
 from tasks.checkpoints.loading import load_model, load_with_adapter
+from tasks.checkpoints.source import open_source
 from tasks.depth.writing import write_layers
 from tasks.evaluation import hf_runtime
 from tasks.forensics.repair import repair_norms
 from tasks.forensics.statistics import tensor_statistics
-from tasks.gguf_export.adapter import export_adapter
-from tasks.gguf_export.source import open_source
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.adapter import export_adapter
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.training import models
 

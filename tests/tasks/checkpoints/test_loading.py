@@ -23,12 +23,12 @@ from transformers import (
 
 from registry.errors import ServiceUnavailable, UsageError
 from tasks.checkpoints.adapters import is_target
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.loading import load_model, load_tokenizer, load_with_adapter
+from tasks.checkpoints.source import open_source
 from tasks.evaluation import hf_runtime
 from tasks.forensics.statistics import tensor_statistics
-from tasks.gguf_export.adapter import export_adapter
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.source import open_source
+from tasks.gguf.adapter import export_adapter
 from tasks.quant.types import QuantType
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from registry.errors import GemmillError, UsageError
 from registry.records import LabelSet, Record
+from tasks.checkpoints.files import read_json
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.depth.loss import DepthLoss, Layers
 from tasks.depth.pruning import DepthReport, prune_depth
@@ -21,14 +22,13 @@ from tasks.depth.recipe import DepthRecipe
 from tasks.depth.writing import write_layers
 from tasks.forensics.comparison import compare_outliers
 from tasks.forensics.statistics import tensor_statistics
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.verify import verify_gguf
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.training.examples import Batch, build_examples, epoch_batches
 from tasks.training.models import load_model
+from tasks.verification.verify import verify_gguf
 
 _DEPTH, _LAYERS = 13, 8
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import UsageError
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.architectures.gemma3 import layer_types
 from tasks.depth.loss import Layers
 from tasks.depth.selection import exportable_orders, leave_out
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.architectures.gemma3 import layer_types
 
 _CONFIG = {"model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2,
            "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 300, "sliding_window": 16}  # fmt: skip

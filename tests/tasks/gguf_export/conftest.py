@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 
 from deployment.prompt import Prompt, chat_template
 from deployment.turns import Turns
-from tasks.gguf_export.tokenizer import load_vocabulary
-from tasks.gguf_export.tokenizer_json import tokenizer_json
+from tasks.tokenizers.reading import load_vocabulary
+from tasks.tokenizers.tokenizer_json import tokenizer_json
 
 
 @pytest.fixture(scope="session")

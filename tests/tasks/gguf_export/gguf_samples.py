@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.architectures.gemma3 import layer_types
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.architectures.gemma3 import layer_types
 
 _LAYERS = 7  # five local, one global, one local
 CONFIG = {

@@ -23,8 +23,8 @@ from typing import Any
 from gguf.constants import GGUFValueType
 
 from registry.errors import UsageError
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 
 JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")

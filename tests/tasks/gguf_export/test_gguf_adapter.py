@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrain
 from deployment.prompt import Prompt
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.adapter import export_adapter, plan_adapter
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.distributions import distribution, hf_distribution, kl
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.adapter import export_adapter, plan_adapter
+from tasks.gguf.container import GgufFile
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
+from tasks.verification.distributions import distribution, hf_distribution, kl
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KL_BOUND = {QuantType.F32: 0.001, QuantType.F16: 0.001, QuantType.BF16: 0.02, QuantType.Q8_0: 0.05}  # as in verify

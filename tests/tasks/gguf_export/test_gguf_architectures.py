@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 from transformers import AutoConfig, LlamaConfig, Phi3Config, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from registry.errors import UsageError
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.verify import verify_gguf
-from tasks.gguf_export.writer import export_gguf, plan_export
+from tasks.checkpoints.architectures import describe
+from tasks.gguf.container import GgufFile
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf, plan_export
 from tasks.quant.types import QuantType
+from tasks.verification.verify import verify_gguf
 
 _PROMPTS = ["Audit pump P-101 for a leak at the seal, pressure 3.5 bar, and inspect it tomorrow", "line 7?"]
 _LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 5_000.0}

@@ -18,15 +18,15 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from deployment.prompt import Prompt, require_turns
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.pre_tokenizers import PRE_TOKENIZERS
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.stored_tokenizer import read_tokenizer
-from tasks.gguf_export.tokenizer import load_tokenizer, load_vocabulary
-from tasks.gguf_export.verify import PARITY_TEXTS
-from tasks.gguf_export.vocabulary import ByteLevelVocabulary
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.stored_tokenizer import read_tokenizer
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
+from tasks.tokenizers.pre_tokenizers import PRE_TOKENIZERS
+from tasks.tokenizers.reading import load_tokenizer, load_vocabulary
+from tasks.tokenizers.vocabulary import ByteLevelVocabulary
+from tasks.verification.verify import PARITY_TEXTS
 
 _SETTINGS: dict[str, Any] = {"vocab_size": SIZE, "bos_token_id": 1, "eos_token_id": 3}
 _MARKS = [

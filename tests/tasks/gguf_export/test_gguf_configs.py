@@ -13,12 +13,12 @@ import pytest
 from gguf_samples import CONFIG, tiny_weights, write_json
 from safetensors.numpy import save_file
 
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.verify import verify_gguf
-from tasks.gguf_export.writer import export_gguf, plan_export
+from tasks.checkpoints.architectures import describe
+from tasks.gguf.container import GgufFile
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf, plan_export
 from tasks.quant.types import QuantType
+from tasks.verification.verify import verify_gguf
 
 _PROMPTS = ["Audit pump P-101 for a leak at the seal, pressure 3.5 bar, and inspect it tomorrow"]  # beyond the window
 _KINDS = {"s": "sliding_attention", "f": "full_attention"}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import UsageError
-from tasks.gguf_export.container import GgufFile, KeyValue, header_bytes
+from tasks.gguf.container import GgufFile, KeyValue, header_bytes
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tasks.gguf_export.encode import encode
+from tasks.gguf.encode import encode
 from tasks.quant.types import QuantType
 
 _BLOCK_TYPES = [type_ for type_ in QuantType if type_.is_block_type]

@@ -8,11 +8,11 @@ import pytest
 from gguf.constants import GGUFValueType
 
 from registry.errors import VerificationFailed
-from tasks.gguf_export import proven
-from tasks.gguf_export.container import GgufFile, KeyValue, header_bytes
-from tasks.gguf_export.proven import export_proven
-from tasks.gguf_export.writer import ExportReport, export_gguf
+from tasks.gguf.container import GgufFile, KeyValue, header_bytes
+from tasks.gguf.writer import ExportReport, export_gguf
 from tasks.quant.types import QuantType
+from tasks.verification import proven
+from tasks.verification.proven import export_proven
 
 _METADATA = "metadata keys of other values than the folder's"
 _WEIGHTS = "weight error / allowed error"

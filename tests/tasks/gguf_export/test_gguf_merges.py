@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import UsageError
-from tasks.gguf_export.merges import check_merges
+from tasks.tokenizers.merges import check_merges
 
 _VOCABULARIES = st.lists(st.text("ab▁\0", min_size=1, max_size=6), min_size=1, max_size=40, unique=True)
 

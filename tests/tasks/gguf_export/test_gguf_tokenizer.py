@@ -18,12 +18,12 @@ from deployment.prompt import Message, Prompt
 from deployment.turns import Turns
 from registry.errors import UsageError
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.stored_tokenizer import read_tokenizer
-from tasks.gguf_export.tokenizer import load_vocabulary
-from tasks.gguf_export.verify import PARITY_TEXTS
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.stored_tokenizer import read_tokenizer
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
+from tasks.tokenizers.reading import load_vocabulary
+from tasks.verification.verify import PARITY_TEXTS
 
 START, END = Turns.GEMMA.form.control
 # Known to be read otherwise by llama.cpp: a literal U+2581 beside a space or another one.

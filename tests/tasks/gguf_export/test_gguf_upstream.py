@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tests.benchmarks.gguf_difference import difference
 from tests.benchmarks.upstream import UPSTREAM, convert_command, is_installed, quantize_command, upstream_folder

@@ -11,12 +11,12 @@ from safetensors.numpy import save_file
 from deployment import modelfile
 from deployment.prompt import Prompt, ollama_template
 from registry.errors import UsageError
-from tasks.gguf_export.checks import greedy_check
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.rounding import error_bound
-from tasks.gguf_export.verify import VerifyReport, verify_gguf
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
+from tasks.verification.checks import greedy_check
+from tasks.verification.rounding import error_bound
+from tasks.verification.verify import VerifyReport, verify_gguf
 
 PROMPTS = [
     "Audit pump P-101 for a leak",

@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 
 from registry.errors import UsageError
 from registry.files import file_sha256
-from tasks.gguf_export.architectures import EMBEDDING, describe, is_norm
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.plan import plan_types
-from tasks.gguf_export.writer import export_gguf, plan_export
+from tasks.checkpoints.architectures import EMBEDDING, describe, is_norm
+from tasks.gguf.container import GgufFile
+from tasks.gguf.plan import plan_types
+from tasks.gguf.writer import export_gguf, plan_export
 from tasks.quant.types import QuantType
 
 # In upstream's order, but for the last two, which its rewriting puts there; general.sampling.temp follows top_p where

@@ -21,9 +21,9 @@ from other_models import byte_level_tokenizer, save_model, save_tokenizer, shape
 from transformers import Qwen2Config
 
 from registry.errors import UsageError
-from tasks.gguf_export.container import KeyValue, header_bytes
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.writer import export_gguf, plan_export
+from tasks.gguf.container import KeyValue, header_bytes
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf, plan_export
 from tasks.quant.types import QuantType
 
 _ROOT = Path(__file__).parents[3]

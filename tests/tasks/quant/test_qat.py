@@ -13,10 +13,10 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from deployment.prompt import Prompt, chat_template
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.plan import plan_types
-from tasks.gguf_export.writer import export_gguf
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
+from tasks.gguf.plan import plan_types
+from tasks.gguf.writer import export_gguf
 from tasks.quant import qat
 from tasks.quant.codecs import simulate_quantize
 from tasks.quant.types import QuantType

@@ -19,9 +19,8 @@ from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.kd import likeliest_tokens
-from tasks.gguf_export.checks import greedy_check
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.writer import export_gguf
 from tasks.quant.codecs import simulate_quantize
 from tasks.quant.types import QuantType
 from tasks.training import objective
@@ -29,6 +28,7 @@ from tasks.training.fit import HISTORY_FILE
 from tasks.training.loop import History
 from tasks.training.models import load_model
 from tasks.training.recipe import TrainingRecipe
+from tasks.verification.checks import greedy_check
 
 ROWS = 16  # of which four validate: three steps an epoch
 EMBEDDING = "model.embed_tokens.weight"

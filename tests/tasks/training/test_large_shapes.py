@@ -11,7 +11,7 @@ from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 
 SHAPES = {

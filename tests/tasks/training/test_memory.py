@@ -11,8 +11,8 @@ import pytest
 from training_samples import LORA, make_recipe
 
 from registry.errors import UsageError
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
 from tasks.training import memory
 from tasks.training.memory import Batch, Shapes, Teacher, free_memory, require_memory, training_memory
 

@@ -15,8 +15,8 @@ from training_samples import make_recipe, run_fit
 
 from registry.errors import UsageError
 from registry.records import LabelSet, Record
-from tasks.gguf_export.architectures import describe
-from tasks.gguf_export.files import read_json
+from tasks.checkpoints.architectures import describe
+from tasks.checkpoints.files import read_json
 from tasks.training import precision
 from tasks.training.memory import Shapes
 from tasks.training.precision import choose, decided, measure

@@ -12,8 +12,8 @@ from rich.console import Console
 from registry.errors import GateBlocked, VerificationFailed
 from tasks.evaluation.metrics import METRIC_TITLES, Metrics
 from tasks.gates.thresholds import Thresholds
-from tasks.gguf_export.container import GgufFile
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.container import GgufFile
+from tasks.gguf.writer import export_gguf
 from tasks.type_search.report import search_html, search_table, size_figure
 from tasks.type_search.search import Outcome, TypeSearch, search_types, size_types
 

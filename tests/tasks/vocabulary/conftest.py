@@ -12,9 +12,9 @@ from deployment.prompt import Prompt
 from registry.records import LabelSet, Record
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
-from tasks.gguf_export.files import read_json
-from tasks.gguf_export.tokenizer import ADDED_TOKEN_SCORE, load_vocabulary
-from tasks.gguf_export.tokenizer_json import tokenizer_json
+from tasks.checkpoints.files import read_json
+from tasks.tokenizers.reading import ADDED_TOKEN_SCORE, load_vocabulary
+from tasks.tokenizers.tokenizer_json import tokenizer_json
 from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.pruning import PruneReport, prune_vocabulary
 from tasks.vocabulary.recipe import VocabularyRecipe

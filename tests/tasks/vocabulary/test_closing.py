@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from vocabulary_samples import SPECIAL, base_with, by_rank, by_score, vocabulary_with
 
-from tasks.gguf_export.tokenizer_json import tokenizer_json
-from tasks.gguf_export.vocabulary import Vocabulary
+from tasks.tokenizers.tokenizer_json import tokenizer_json
+from tasks.tokenizers.vocabulary import Vocabulary
 from tasks.vocabulary.base import BaseVocabulary, vocabulary_of
 from tasks.vocabulary.closing import close
 from tasks.vocabulary.remapping import remapped_tokenizer

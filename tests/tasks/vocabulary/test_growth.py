@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from deployment.prompt import Prompt
 from registry.errors import UsageError
 from registry.records import LabelSet, Record
+from tasks.checkpoints.files import VOCABULARY_MAP, read_json
 from tasks.forensics.repair import repair_norms
-from tasks.gguf_export.files import VOCABULARY_MAP, read_json
 from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.growth import grow_vocabulary
 from tasks.vocabulary.pruning import PruneReport

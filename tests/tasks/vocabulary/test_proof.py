@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from registry.errors import GemmillError
 from registry.records import Record
-from tasks.gguf_export.files import VOCABULARY_MAP, read_json
+from tasks.checkpoints.files import VOCABULARY_MAP, read_json
 from tasks.vocabulary.proof import Proof, prove
 from tasks.vocabulary.pruning import PruneReport
 

@@ -17,12 +17,12 @@ from deployment.prompt import Prompt, encode_answer, encode_prompt
 from deployment.turns import Turns
 from registry.errors import GemmillError, UsageError
 from registry.records import LabelSet, Record, answer_text
+from tasks.checkpoints.files import VOCABULARY_MAP, read_json
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.files import VOCABULARY_MAP, read_json
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.verify import PARITY_TEXTS, verify_gguf
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
+from tasks.verification.verify import PARITY_TEXTS, verify_gguf
 from tasks.vocabulary import pruning
 from tasks.vocabulary.corpus import Corpus
 from tasks.vocabulary.pruning import PruneReport, prune_vocabulary

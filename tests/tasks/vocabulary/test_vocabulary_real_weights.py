@@ -11,13 +11,13 @@ import pytest
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from deployment.prompt import Prompt
+from tasks.checkpoints.files import VOCABULARY_MAP, read_json
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.evaluation.llama_server import LlamaServer
-from tasks.gguf_export.files import VOCABULARY_MAP, read_json
-from tasks.gguf_export.reader import import_gguf
-from tasks.gguf_export.verify import PARITY_TEXTS
-from tasks.gguf_export.writer import export_gguf
+from tasks.gguf.reader import import_gguf
+from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
+from tasks.verification.verify import PARITY_TEXTS
 from tasks.vocabulary.base import BaseVocabulary, load_base
 from tasks.vocabulary.closing import close
 from tasks.vocabulary.corpus import read_corpus

@@ -8,9 +8,9 @@ from typing import Any
 from gguf.constants import TokenType
 from tokenizers import Tokenizer
 
-from tasks.gguf_export.tokenizer import ADDED_TOKEN_SCORE
-from tasks.gguf_export.tokenizer_json import tokenizer_json
-from tasks.gguf_export.vocabulary import Vocabulary
+from tasks.tokenizers.reading import ADDED_TOKEN_SCORE
+from tasks.tokenizers.tokenizer_json import tokenizer_json
+from tasks.tokenizers.vocabulary import Vocabulary
 from tasks.vocabulary.base import BaseVocabulary, vocabulary_of
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<unused0>")
