@@ -10,7 +10,7 @@ from importlib import metadata
 from os import PathLike
 from pathlib import Path
 
-from deployment.package import Package, verify_package
+from deployment.packages.package import Package, verify_package
 from registry.errors import GemmillError
 from registry.records import LabelSet, Record, Response, parse_answer, response_schema
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from flows.evaluation import LabelledData, read_labelled, turns_of
 from flows.settings import load_profile
 from registry.cores import usable_cores

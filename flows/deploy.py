@@ -8,8 +8,8 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from pydantic import BaseModel, ConfigDict
 
-from deployment.ollama_device import DeviceReport, FileRewritten, deploy_package
-from deployment.package import Package, verify_package
+from deployment.devices.ollama import DeviceReport, FileRewritten, deploy_package
+from deployment.packages.package import Package, verify_package
 from registry import models
 from registry.errors import GateBlocked, GemmillError
 from registry.home import Home

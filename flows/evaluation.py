@@ -6,10 +6,11 @@ from pathlib import Path
 
 from data_checks.contract import read_jsonl
 from data_checks.refusals import LinesRefused
-from deployment.decoding import Limits
-from deployment.package import verify_package
-from deployment.prompt import Prompt
-from deployment.turns import Turns, turns_in
+from deployment.packages.package import verify_package
+from deployment.prompts.prompt import Prompt
+from deployment.prompts.turns import Turns, turns_in
+from deployment.runtimes.decoding import Limits
+from deployment.runtimes.prediction import Runtime
 from registry import models
 from registry.artifacts import Artifact
 from registry.cores import usable_cores
@@ -21,7 +22,6 @@ from registry.urls import masked
 from tasks.checkpoints.adapters import tokenizer_folder
 from tasks.checkpoints.files import MAX_TOKENIZER, read_json
 from tasks.checkpoints.folders import is_model_folder
-from tasks.evaluation.prediction import Runtime
 from tasks.evaluation.report import EvaluationReport, evaluation_report
 from tasks.evaluation.runtimes import open_runtime
 from tasks.gguf.container import GgufFile

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployment.decoding import MINIMUM_CONTEXT
+from deployment.runtimes.decoding import MINIMUM_CONTEXT
 from flows.options import (
     ContextOption,
     DataOption,
@@ -212,7 +212,7 @@ def prune_vocab(
 ) -> None:
     """Drop the tokens that a corpus does not use; with --base, take back those that it does."""
     require_all_writable(json_path)
-    from deployment.prompt import Prompt
+    from deployment.prompts.prompt import Prompt
     from flows.console import console, vocabulary_table
     from flows.evaluation import turns_of
     from registry.errors import UsageError

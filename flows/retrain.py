@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from prefect import flow
 
-from deployment.decoding import Limits
-from deployment.licence import licence_metadata
-from deployment.prompt import Prompt
+from deployment.packages.licence import licence_metadata
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.decoding import Limits
 from flows.answers import golden_answers, worst_answers
 from flows.bases import Bases, plan, prepare
 from flows.ingest import dataset_of

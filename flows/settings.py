@@ -8,9 +8,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from deployment.decoding import MINIMUM_CONTEXT, Limits, Longest
-from deployment.prompt import Prompt
-from deployment.turns import Turns
+from deployment.prompts.prompt import Prompt
+from deployment.prompts.turns import Turns
+from deployment.runtimes.decoding import MINIMUM_CONTEXT, Limits, Longest
 from registry.cores import usable_cores
 from registry.errors import UsageError
 from registry.names import name_fault

@@ -4,8 +4,8 @@ from itertools import chain
 
 from pydantic import BaseModel, ConfigDict
 
-from deployment.decoding import Longest
-from deployment.prompt import Prompt, chat_template
+from deployment.prompts.prompt import Prompt, chat_template
+from deployment.runtimes.decoding import Longest
 from registry.artifacts import Artifact
 from registry.files import write_text
 from registry.models import stage_run

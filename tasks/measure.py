@@ -7,8 +7,8 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, ConfigDict
 
-from deployment.package import Package, verify_package
-from deployment.prompt import Prompt
+from deployment.packages.package import Package, verify_package
+from deployment.prompts.prompt import Prompt
 from registry import models
 from registry.artifacts import Artifact
 from registry.files import write_text

@@ -7,7 +7,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict
 
 from data_checks.texts import read_texts
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.artifacts import Artifact
 from registry.files import write_text
 from registry.models import stage_run

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deployment.decoding import Limits
-from deployment.licence import apache_licence, gemma_licence
-from deployment.package import Card, build_package
-from deployment.prompt import Prompt
+from deployment.packages.licence import apache_licence, gemma_licence
+from deployment.packages.package import Card, build_package
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.decoding import Limits
 from registry.artifacts import Artifact
 from registry.models import RegisteredVersion
 from registry.models import register_version as register

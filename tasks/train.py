@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.artifacts import Artifact
 from registry.code import code_behind
 from registry.models import stage_run

@@ -9,8 +9,8 @@ import sentencepiece
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from deployment.prompt import Prompt, chat_template
-from deployment.turns import Turns
+from deployment.prompts.prompt import Prompt, chat_template
+from deployment.prompts.turns import Turns
 from registry.errors import UsageError
 from registry.files import atomic_directory, write_text
 from registry.records import LabelSet, Record, answer_text

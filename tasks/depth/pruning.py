@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from transformers import AutoConfig
 
-from deployment.prompt import Prompt, require_turns
+from deployment.prompts.prompt import Prompt, require_turns
 from registry.errors import GemmillError, UsageError
 from registry.files import atomic_directory
 from registry.records import LabelSet, Record

@@ -10,10 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from deployment.decoding import MINIMUM_CONTEXT, Limits
-from deployment.prompt import Prompt, encode_prompt, require_turns
+from deployment.prompts.prompt import Prompt, encode_prompt, require_turns
+from deployment.runtimes.decoding import MINIMUM_CONTEXT, Limits
+from deployment.runtimes.prediction import Prediction, answers_progress
 from tasks.checkpoints.loading import load_tokenizer, load_with_adapter
-from tasks.evaluation.prediction import Prediction, answers_progress
 
 
 class HuggingFaceRuntime:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deployment.decoding import Longest
-from deployment.prompt import Prompt, encode_answer, encode_prompt
+from deployment.prompts.prompt import Prompt, encode_answer, encode_prompt
+from deployment.runtimes.decoding import Longest
 from registry.records import LabelSet, Record, answer_text
 
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from deployment.runtimes.prediction import Prediction
 from registry.errors import UsageError
 from registry.records import OUT_OF_SCOPE, LabelSet, Record, Response, parse_answer
 from tasks.evaluation.bootstrap import Float
-from tasks.evaluation.prediction import Prediction
 
 Ratios = Mapping[str, tuple[Float, Float]]  # metric -> numerators (rows,), denominators (rows,)
 

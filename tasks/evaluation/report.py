@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
+from deployment.runtimes.prediction import Prediction
 from registry.errors import UsageError
 from registry.files import write_text
 from registry.records import LabelSet, Record, Response, parse_answer, validation_message
@@ -23,7 +24,6 @@ from tasks.evaluation.metrics import (
     wilson_interval,
 )
 from tasks.evaluation.pages import render
-from tasks.evaluation.prediction import Prediction
 from tasks.reports.page import percent
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from gguf.constants import GGUFValueType
 
-from deployment.prompt import Prompt, chat_template
-from deployment.turns import Turns, turns_in
+from deployment.prompts.prompt import Prompt, chat_template
+from deployment.prompts.turns import Turns, turns_in
 from registry.errors import UsageError
 from registry.files import atomic_directory
 from tasks.checkpoints.architectures import (

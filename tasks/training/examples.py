@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deployment.prompt import Prompt, Tokenizer, encode_answer, encode_prompt
+from deployment.prompts.prompt import Prompt, Tokenizer, encode_answer, encode_prompt
 from registry.errors import UsageError
 from registry.records import LabelSet, Record, answer_text
 

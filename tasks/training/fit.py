@@ -10,7 +10,7 @@ import transformers
 from accelerate import PartialState
 from torch import nn
 
-from deployment.prompt import Prompt, chat_template, require_turns
+from deployment.prompts.prompt import Prompt, chat_template, require_turns
 from registry.errors import UsageError
 from registry.files import atomic_directory, write_text
 from registry.records import LabelSet, Record

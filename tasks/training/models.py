@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from deployment.decoding import GREEDY
+from deployment.runtimes.decoding import GREEDY
 from registry.errors import UsageError
 from registry.files import write_text
 from tasks.checkpoints import loading

@@ -17,7 +17,7 @@ import torch
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.errors import UsageError
 from registry.files import write_text
 from registry.records import LabelSet, Record

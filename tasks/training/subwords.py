@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from deployment.prompt import Prompt, encode_answer, encode_prompt
+from deployment.prompts.prompt import Prompt, encode_answer, encode_prompt
 from registry.records import LabelSet, Response, answer_text
 from tasks.training.examples import Example
 

@@ -6,7 +6,7 @@ import numpy as np
 from gguf.constants import GGUFValueType
 from pydantic import BaseModel, ConfigDict
 
-from deployment.decoding import GREEDY
+from deployment.runtimes.decoding import GREEDY
 from tasks.checkpoints.architectures import Model
 from tasks.checkpoints.source import Source
 from tasks.gguf.container import GgufFile, KeyValue

@@ -9,13 +9,13 @@ from typing import Any
 from gguf.constants import TokenType
 from pydantic import BaseModel, ConfigDict
 
-from deployment.decoding import Limits
-from deployment.modelfile import Modelfile
-from deployment.ollama_prompt import ollama_prompt
-from deployment.prompt import Message, Prompt, encode_prompt, require_turns
-from deployment.prompt_parity import COMMANDS, tried_chats
+from deployment.packages.modelfile import Modelfile
+from deployment.prompts.ollama_prompt import ollama_prompt
+from deployment.prompts.parity import COMMANDS, tried_chats
+from deployment.prompts.prompt import Message, Prompt, encode_prompt, require_turns
+from deployment.runtimes.decoding import Limits
+from deployment.runtimes.llama_server import LlamaServer
 from tasks.checkpoints.source import open_source
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.container import GgufFile
 from tasks.tokenizers.pre_tokenizers import PRE_TOKENIZERS
 from tasks.verification.checks import Check, at_most, file_checks

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.errors import UsageError
 from registry.records import OUT_OF_SCOPE, LabelSet, Record, Response, answer_text
 from tasks.vocabulary.corpus import Corpus

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.errors import UsageError
 from tasks.checkpoints.architectures import EMBEDDING
 from tasks.checkpoints.checkpoint import Checkpoint

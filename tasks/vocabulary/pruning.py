@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from deployment.prompt import Prompt, encode_answer, encode_prompt, require_turns
+from deployment.prompts.prompt import Prompt, encode_answer, encode_prompt, require_turns
 from registry.files import atomic_directory
 from registry.records import Record, answer_text
 from tasks.checkpoints.architectures import EMBEDDING

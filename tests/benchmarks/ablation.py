@@ -24,13 +24,13 @@ from torch import Tensor
 
 from data_checks.contract import read_jsonl
 from data_checks.texts import read_texts
-from deployment.prompt import Prompt, chat_template
+from deployment.prompts.prompt import Prompt, chat_template
+from deployment.runtimes.llama_server import LlamaServer
 from flows.settings import Profile, load_profile
 from registry.records import LabelSet, Record, infer_label_set
 from tasks.checkpoints.architectures import describe
 from tasks.checkpoints.files import read_json
 from tasks.evaluation.bootstrap import Float, percentile_interval, resampled_ratios
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.metrics import Ratios, ratio_value, ratios
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report
 from tasks.gguf.plan import plan_types

@@ -25,11 +25,11 @@ from rich.table import Table
 
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.llama_server import _GREEDY, LlamaServer
 from registry.errors import UsageError
 from registry.files import write_text
 from registry.records import same_answer
-from tasks.evaluation.llama_server import _GREEDY, LlamaServer
 from tests.benchmarks.device_variants import VARIANTS, Variant
 
 _CONTEXT = 1024  # a package's num_ctx

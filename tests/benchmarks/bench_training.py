@@ -19,7 +19,7 @@ from rich.table import Table
 
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.records import load_label_set
 from tasks.checkpoints.architectures import describe
 from tasks.checkpoints.files import read_json

@@ -19,11 +19,11 @@ from rich.table import Table
 
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.llama_server import LlamaServer
 from registry.records import OUT_OF_SCOPE, answer_text
 from tasks.checkpoints.architectures import describe
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.plan import plan_types
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType

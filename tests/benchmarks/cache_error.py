@@ -15,7 +15,7 @@ from rich.table import Table
 
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.records import infer_label_set
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.distill.divergences import TopK, divergence_and_gradient, sparse_divergence_and_gradient

@@ -25,13 +25,13 @@ from torch.nn import functional
 
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
-from deployment.prompt import Prompt, chat_template, encode_prompt
+from deployment.prompts.prompt import Prompt, chat_template, encode_prompt
+from deployment.runtimes.llama_server import LlamaServer
 from registry.cores import usable_cores
 from tasks.checkpoints.architectures import describe, is_norm
 from tasks.checkpoints.checkpoint import Checkpoint
 from tasks.checkpoints.files import read_json
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.container import GgufFile
 from tasks.gguf.reader import tensor_rows
 from tasks.gguf.writer import export_gguf

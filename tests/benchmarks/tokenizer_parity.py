@@ -20,9 +20,9 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.llama_server import LlamaServer
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 

@@ -24,11 +24,11 @@ from rich.table import Table
 
 from data_checks.contract import read_jsonl
 from data_checks.texts import read_texts
-from deployment.prompt import Prompt, chat_template
+from deployment.prompts.prompt import Prompt, chat_template
+from deployment.runtimes.llama_server import LlamaServer
 from registry.files import atomic_file
 from registry.records import Record, Response, infer_label_set
 from tasks.evaluation.comparison import compare_reports
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.evaluation.report import EvaluationReport, evaluation_report, write_report
 from tasks.gguf.container import GgufFile
 from tasks.gguf.writer import export_gguf

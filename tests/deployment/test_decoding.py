@@ -1,6 +1,6 @@
 import pytest
 
-from deployment.decoding import Limits, Longest
+from deployment.runtimes.decoding import Limits, Longest
 from registry.errors import UsageError
 
 ASKED = {"context": 1024, "max_new_tokens": 192}

@@ -12,12 +12,12 @@ import pytest
 from fake_ollama import FakeOllama
 from small_package import CARD, LABELS, NAME
 
-from deployment.decoding import Limits
-from deployment.licence import apache_licence
-from deployment.ollama_device import deploy_package
-from deployment.package import Package, build_package, verify_package
-from deployment.prompt import Prompt
-from deployment.prompt_parity import chats
+from deployment.devices.ollama import deploy_package
+from deployment.packages.licence import apache_licence
+from deployment.packages.package import Package, build_package, verify_package
+from deployment.prompts.parity import chats
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.decoding import Limits
 
 COMMANDS = ("Hydraulic leak at press SG-402", "What is the weather tomorrow?", "  Prüfe <Ölstand>\tjetzt ")
 LIMITS = Limits(num_ctx=512, num_predict=24)
@@ -27,7 +27,7 @@ LIMITS = Limits(num_ctx=512, num_predict=24)
 def package(request: pytest.FixtureRequest, tmp_path: Path) -> Package:
     from tiny_gguf import tiny_gguf
 
-    from tasks.evaluation.llama_server import LlamaServer
+    from deployment.runtimes.llama_server import LlamaServer
 
     prompt = Prompt(instruction=request.param)
     gguf = tiny_gguf(tmp_path, LABELS, prompt)
@@ -50,7 +50,7 @@ def package(request: pytest.FixtureRequest, tmp_path: Path) -> Package:
 
 @pytest.mark.slow
 def test_text_through_the_template_gives_the_answers_of_the_token_ids(package: Package, tmp_path: Path) -> None:
-    from tasks.evaluation.llama_server import LlamaServer
+    from deployment.runtimes.llama_server import LlamaServer
 
     with LlamaServer(package.gguf, prompt=Prompt(), context=LIMITS.num_ctx) as server:
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployment.go_template import Struct, render
+from deployment.prompts.go_template import Struct, render
 from registry.errors import UsageError
 
 _HERE = Path(__file__).parent

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployment.decoding import Limits
-from deployment.modelfile import Modelfile, parse_modelfile, read_modelfile
-from deployment.ollama_prompt import ollama_prompt
-from deployment.prompt import Message, Prompt
+from deployment.packages.modelfile import Modelfile, parse_modelfile, read_modelfile
+from deployment.prompts.ollama_prompt import ollama_prompt
+from deployment.prompts.prompt import Message, Prompt
+from deployment.runtimes.decoding import Limits
 from registry.errors import UsageError
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=80)

@@ -12,11 +12,11 @@ from canned_server import CannedServer
 from fake_ollama import FakeOllama, Model
 from small_package import GOLDEN, NAME, make_package, small_gguf
 
-from deployment import ollama_device
-from deployment.ollama_device import DeviceReport, FileRewritten, deploy_package
-from deployment.package import Package
-from deployment.prompt import Message, Prompt
-from deployment.prompt_parity import chats
+from deployment.devices import ollama as ollama_device
+from deployment.devices.ollama import DeviceReport, FileRewritten, deploy_package
+from deployment.packages.package import Package
+from deployment.prompts.parity import chats
+from deployment.prompts.prompt import Message, Prompt
 from registry.errors import GateBlocked, GemmillError, ServiceUnavailable, UsageError
 
 

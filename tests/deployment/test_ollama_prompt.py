@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployment.decoding import Limits
-from deployment.modelfile import Modelfile
-from deployment.ollama_prompt import ollama_prompt
-from deployment.prompt import Message, Prompt, ollama_template, prompt_of
-from deployment.prompt_parity import COMMANDS, chats, rendered_otherwise, tried_chats
-from deployment.turns import Turns
+from deployment.packages.modelfile import Modelfile
+from deployment.prompts.ollama_prompt import ollama_prompt
+from deployment.prompts.parity import COMMANDS, chats, rendered_otherwise, tried_chats
+from deployment.prompts.prompt import Message, Prompt, ollama_template, prompt_of
+from deployment.prompts.turns import Turns
+from deployment.runtimes.decoding import Limits
 from registry.errors import UsageError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=60)

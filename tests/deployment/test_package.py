@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from small_package import CARD, GOLDEN, LABELS, NAME, gguf_file, make_package, small_gguf
 
-from deployment import modelfile
-from deployment.licence import apache_licence, gemma_licence
-from deployment.package import build_package, verify_package
-from deployment.prompt import Prompt
+from deployment.packages import modelfile
+from deployment.packages.licence import apache_licence, gemma_licence
+from deployment.packages.package import build_package, verify_package
+from deployment.prompts.prompt import Prompt
 from registry.artifacts import Artifact, write_checksums
 from registry.errors import GateBlocked, UsageError
 from registry.records import load_label_set, response_schema

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployment.decoding import Limits
-from deployment.modelfile import Modelfile
-from deployment.ollama_prompt import ollama_prompt
-from deployment.prompt import Message, Prompt, chat_template
-from deployment.turns import Turns, as_plain_text, turns_in
+from deployment.packages.modelfile import Modelfile
+from deployment.prompts.ollama_prompt import ollama_prompt
+from deployment.prompts.prompt import Message, Prompt, chat_template
+from deployment.prompts.turns import Turns, as_plain_text, turns_in
+from deployment.runtimes.decoding import Limits
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=40)
 every_format = pytest.mark.parametrize("turns", list(Turns))

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
-from deployment.ollama_prompt import ollama_prompt
-from deployment.prompt import Message
+from deployment.prompts.ollama_prompt import ollama_prompt
+from deployment.prompts.prompt import Message
 from registry.errors import UsageError
 from tasks.gguf.reordering import reorder_gguf
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from gguf.constants import GGMLQuantizationType, GGUFValueType
 
-from deployment.licence import Licence, gemma_licence
-from deployment.package import Card, Package, build_package, verify_package
-from deployment.prompt import Prompt
+from deployment.packages.licence import Licence, gemma_licence
+from deployment.packages.package import Card, Package, build_package, verify_package
+from deployment.prompts.prompt import Prompt
 from registry.records import LabelSet
 from tasks.gguf.container import KeyValue, header_bytes
 

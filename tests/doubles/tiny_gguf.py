@@ -5,7 +5,7 @@ In F32, as the answers of an untrained model hang on the rounding of quantised a
 
 from pathlib import Path
 
-from deployment.prompt import Prompt, chat_template
+from deployment.prompts.prompt import Prompt, chat_template
 from registry.records import LabelSet, Record, Response
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase

@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.records import LabelSet, Record
 from tasks.checkpoints.architectures import describe
 from tasks.checkpoints.files import read_json

@@ -8,7 +8,7 @@ from canned_server import CannedServer
 from fake_ollama import FakeOllama
 from small_package import GOLDEN, NAME, make_package, small_gguf
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from flows.deploy import DevicesFailed, deploy, deploy_version
 from registry import models
 from registry.errors import GateBlocked, UsageError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deployment.decoding import Longest
+from deployment.runtimes.decoding import Longest
 from flows import settings
 from flows.settings import PROFILES_FOLDER, Profile, load_profile, shipped_profiles
 from registry.errors import UsageError

@@ -12,7 +12,7 @@ from prefect import flow, runtime
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from pydantic import BaseModel, ConfigDict
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry import code as code_module
 from registry.artifacts import Artifact
 from registry.errors import ServiceUnavailable, UsageError

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
-from deployment.prompt import Prompt, chat_template
-from deployment.turns import Turns
+from deployment.prompts.prompt import Prompt, chat_template
+from deployment.prompts.turns import Turns
 from registry.artifacts import checksums
 from registry.errors import UsageError
 from registry.records import LabelSet, Record, Response, answer_text

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployment.prompt import Prompt, chat_template, encode_answer, encode_prompt
+from deployment.prompts.prompt import Prompt, chat_template, encode_answer, encode_prompt
 from registry.records import LabelSet, Record, Response, answer_text
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.llama_server import LlamaServer
 from registry.errors import UsageError
 from registry.records import Record
-from tasks.evaluation.llama_server import LlamaServer
 from tests.benchmarks.bench_device import Candidate, ask, is_complete_object, measure, table
 from tests.benchmarks.device_variants import VARIANTS
 

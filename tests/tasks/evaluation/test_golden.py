@@ -1,6 +1,6 @@
+from deployment.runtimes.prediction import Prediction
 from registry.records import LabelSet, Record, answer_text
 from tasks.evaluation.golden import golden_rows
-from tasks.evaluation.prediction import Prediction
 from tasks.evaluation.report import EvaluatedRow, evaluation_report
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployment.prompt import Prompt, encode_prompt
+from deployment.prompts.prompt import Prompt, encode_prompt
+from deployment.runtimes.prediction import Prediction
 from registry.errors import UsageError
 from registry.records import LabelSet, Record, answer_text
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime, load_model
-from tasks.evaluation.prediction import Prediction
 
 
 def ask(model_dir: Path, commands: list[str], *, batch_size: int = 4, max_new_tokens: int = 96) -> list[Prediction]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from deployment.prompt import Prompt, encode_answer, encode_prompt
+from deployment.prompts.prompt import Prompt, encode_answer, encode_prompt
 from registry.records import LabelSet, Record, answer_text
 from tasks.evaluation.lengths import longest
 

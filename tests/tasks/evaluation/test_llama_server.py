@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from deployment.prompt import Prompt, encode_prompt
-from deployment.prompt_parity import COMMANDS, chats
+from deployment.prompts.parity import COMMANDS, chats
+from deployment.prompts.prompt import Prompt, encode_prompt
+from deployment.runtimes import llama_server
+from deployment.runtimes.llama_server import LlamaServer
 from registry.errors import ServiceUnavailable, UsageError
 from registry.records import LabelSet, Record, answer_text, parse_answer, response_schema
-from tasks.evaluation import llama_server
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 from tasks.training.models import make_greedy
@@ -251,7 +251,7 @@ def test_a_server_that_dies_is_one_sentence_and_not_a_hang(learnt_gguf: Path):
 def test_the_child_ends_with_its_parent(learnt_gguf: Path):
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from deployment.prompt import Prompt; from tasks.evaluation.llama_server import LlamaServer\n"
+        "from deployment.prompts.prompt import Prompt; from deployment.runtimes.llama_server import LlamaServer\n"
         f"server = LlamaServer(Path({str(learnt_gguf)!r}), prompt=Prompt(), slots=1).__enter__()\n"
         "print(server._child.pid, flush=True); time.sleep(600)"
     )

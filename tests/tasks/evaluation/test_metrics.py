@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployment.runtimes.prediction import Prediction
 from registry.errors import UsageError
 from registry.records import LabelSet, Record, Response, answer_text
 from tasks.evaluation.metrics import METRIC_TITLES, Metrics, confusion, score, wilson_interval
-from tasks.evaluation.prediction import Prediction
 
 LABELS = LabelSet(
     name="plant",

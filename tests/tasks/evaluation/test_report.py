@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from deployment.runtimes.prediction import Prediction
 from registry.errors import UsageError
 from registry.records import LabelSet, Record, Response, answer_text
 from tasks.evaluation.metrics import METRIC_TITLES, score, wilson_interval
-from tasks.evaluation.prediction import Prediction
 from tasks.evaluation.report import (
     EvaluationReport,
     evaluation_report,

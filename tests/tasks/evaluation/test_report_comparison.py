@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from deployment.runtimes.prediction import Prediction
 from registry.errors import UsageError
 from registry.records import LabelSet, Record, Response, answer_text
 from tasks.evaluation.bootstrap import percentile_interval, resampled_ratios
@@ -17,7 +18,6 @@ from tasks.evaluation.comparison import (
     write_comparison,
 )
 from tasks.evaluation.metrics import METRIC_TITLES, ratios
-from tasks.evaluation.prediction import Prediction
 from tasks.evaluation.report import EvaluationReport, evaluation_report
 
 ROWS = 120

@@ -11,12 +11,13 @@ import ollama
 import pytest
 from fake_ollama import FakeOllama, Model, Refused
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.llama_server import LlamaServer
+from deployment.runtimes.servers import HttpRuntime, OllamaRuntime
 from registry.errors import ServiceUnavailable, UsageError
 from registry.records import Record, answer_text
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime
-from tasks.evaluation.llama_server import LlamaServer
-from tasks.evaluation.runtimes import HttpRuntime, OllamaRuntime, open_runtime
+from tasks.evaluation.runtimes import open_runtime
 
 NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 Answer = Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]]

@@ -7,8 +7,8 @@ import sentencepiece
 from gguf_samples import CONFIG, SENTENCES, tiny_weights, write_json
 from safetensors.numpy import save_file
 
-from deployment.prompt import Prompt, chat_template
-from deployment.turns import Turns
+from deployment.prompts.prompt import Prompt, chat_template
+from deployment.prompts.turns import Turns
 from tasks.tokenizers.reading import load_vocabulary
 from tasks.tokenizers.tokenizer_json import tokenizer_json
 

@@ -9,8 +9,8 @@ from gguf_samples import SENTENCES
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
-from deployment.prompt import Prompt, chat_template
-from deployment.turns import Turns
+from deployment.prompts.prompt import Prompt, chat_template
+from deployment.prompts.turns import Turns
 
 PROMPT = Prompt(turns=Turns.CHATML)
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -14,9 +14,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrainedConfig, Qwen2Config, Qwen3Config
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.llama_server import LlamaServer
 from registry.errors import UsageError
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.adapter import export_adapter, plan_adapter
 from tasks.gguf.container import GgufFile
 from tasks.gguf.writer import export_gguf

@@ -15,9 +15,9 @@ from other_models import SIZE, SPECIAL, byte_level_tokenizer, save_model, save_t
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from deployment.prompt import Prompt, require_turns
+from deployment.prompts.prompt import Prompt, require_turns
+from deployment.runtimes.llama_server import LlamaServer
 from registry.errors import UsageError
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.container import GgufFile
 from tasks.gguf.reader import import_gguf
 from tasks.gguf.stored_tokenizer import read_tokenizer

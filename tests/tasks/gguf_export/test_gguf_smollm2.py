@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from other_models import PROMPT
 
-from deployment.prompt import chat_template
+from deployment.prompts.prompt import chat_template
 from flows.settings import load_profile
 from registry.files import file_sha256
 from tasks.bases.spec import WeightsPackageBase

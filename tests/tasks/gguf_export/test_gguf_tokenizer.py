@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from deployment.prompt import Message, Prompt
-from deployment.turns import Turns
+from deployment.prompts.prompt import Message, Prompt
+from deployment.prompts.turns import Turns
+from deployment.runtimes.llama_server import LlamaServer
 from registry.errors import UsageError
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.container import GgufFile
 from tasks.gguf.stored_tokenizer import read_tokenizer
 from tasks.gguf.writer import export_gguf

@@ -8,8 +8,8 @@ from gguf.constants import GGMLQuantizationType
 from gguf_samples import CONFIG, tiny_weights, write_json
 from safetensors.numpy import save_file
 
-from deployment import modelfile
-from deployment.prompt import Prompt, ollama_template
+from deployment.packages import modelfile
+from deployment.prompts.prompt import Prompt, ollama_template
 from registry.errors import UsageError
 from tasks.gguf.container import GgufFile
 from tasks.gguf.writer import export_gguf

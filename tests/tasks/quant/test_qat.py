@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from deployment.prompt import Prompt, chat_template
+from deployment.prompts.prompt import Prompt, chat_template
 from tasks.checkpoints.architectures import describe
 from tasks.checkpoints.files import read_json
 from tasks.gguf.plan import plan_types

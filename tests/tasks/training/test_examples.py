@@ -8,8 +8,8 @@ import pytest
 import torch
 from training_samples import PROMPT
 
-from deployment.prompt import encode_prompt
-from deployment.turns import Turns
+from deployment.prompts.prompt import encode_prompt
+from deployment.prompts.turns import Turns
 from registry.errors import UsageError
 from registry.records import LabelSet, Record, Response, answer_text, parse_answer
 from tasks.training.examples import IGNORE_INDEX, Example, build_examples, collate, epoch_batches

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from training_samples import LORA, PROMPT, make_recipe, make_teaching, run_fit, weights_in
 
-from deployment.prompt import chat_template
+from deployment.prompts.prompt import chat_template
 from registry.errors import UsageError
 from registry.records import LabelSet, Record
 from tasks.bases.scratch import build_scratch_base

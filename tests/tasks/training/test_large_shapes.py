@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from training_samples import PROMPT, make_recipe, make_teaching, run_fit
 
-from deployment.prompt import encode_prompt
+from deployment.prompts.prompt import encode_prompt
+from deployment.runtimes.llama_server import LlamaServer
 from registry.records import LabelSet, Record
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 

@@ -8,7 +8,7 @@ from gguf.constants import TokenType
 
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.records import LabelSet, Record
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase

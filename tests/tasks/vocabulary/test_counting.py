@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from deployment.prompt import Prompt, encode_answer, encode_prompt
+from deployment.prompts.prompt import Prompt, encode_answer, encode_prompt
 from registry.errors import UsageError
 from registry.records import LabelSet, Record, Response, answer_text
 from tasks.training.pretrain import text_examples

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
 from registry.errors import UsageError
 from registry.records import LabelSet, Record
 from tasks.checkpoints.files import VOCABULARY_MAP, read_json

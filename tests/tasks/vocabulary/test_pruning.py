@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deployment.prompt import Prompt, encode_answer, encode_prompt
-from deployment.turns import Turns
+from deployment.prompts.prompt import Prompt, encode_answer, encode_prompt
+from deployment.prompts.turns import Turns
+from deployment.runtimes.llama_server import LlamaServer
 from registry.errors import GemmillError, UsageError
 from registry.records import LabelSet, Record, answer_text
 from tasks.checkpoints.files import VOCABULARY_MAP, read_json
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.reader import import_gguf
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType

@@ -10,10 +10,10 @@ import pytest
 
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
-from deployment.prompt import Prompt
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.llama_server import LlamaServer
 from tasks.checkpoints.files import VOCABULARY_MAP, read_json
 from tasks.checkpoints.loading import load_tokenizer
-from tasks.evaluation.llama_server import LlamaServer
 from tasks.gguf.reader import import_gguf
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType

@@ -7,9 +7,9 @@ TEMPLATE in Ollama.
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
-from deployment.modelfile import Modelfile
-from deployment.ollama_prompt import ollama_prompt
-from deployment.prompt import Message, Prompt
+from deployment.packages.modelfile import Modelfile
+from deployment.prompts.ollama_prompt import ollama_prompt
+from deployment.prompts.prompt import Message, Prompt
 
 COMMANDS = (
     "",

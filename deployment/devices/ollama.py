@@ -15,8 +15,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from deployment.ollama_client import OllamaClient
-from deployment.package import Golden, Package
+from deployment.packages.package import Golden, Package
+from deployment.runtimes.ollama import OllamaClient
 from registry.errors import GateBlocked, NoAnswer, ServiceUnavailable, UsageError
 from registry.records import parse_answer
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from deployment.decoding import GREEDY, Limits
-from deployment.licence import Licence
-from deployment.modelfile import FILE_NAME, Modelfile, parse_modelfile, read_modelfile
-from deployment.ollama_prompt import ollama_prompt
-from deployment.prompt import Message, Prompt, prompt_of
-from deployment.prompt_parity import COMMANDS, rendered_otherwise
+from deployment.packages.licence import Licence
+from deployment.packages.modelfile import FILE_NAME, Modelfile, parse_modelfile, read_modelfile
+from deployment.prompts.ollama_prompt import ollama_prompt
+from deployment.prompts.parity import COMMANDS, rendered_otherwise
+from deployment.prompts.prompt import Message, Prompt, prompt_of
+from deployment.runtimes.decoding import GREEDY, Limits
 from registry.artifacts import Artifact, verify_checksums, write_checksums
 from registry.errors import GateBlocked, UsageError
 from registry.files import atomic_directory, file_sha256

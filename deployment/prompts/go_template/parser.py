@@ -4,8 +4,19 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from deployment.go_template.functions import FUNCTIONS
-from deployment.go_template.nodes import Action, Branch, Call, Jump, Node, Operand, Pipe, Template, Text, refusal
+from deployment.prompts.go_template.functions import FUNCTIONS
+from deployment.prompts.go_template.nodes import (
+    Action,
+    Branch,
+    Call,
+    Jump,
+    Node,
+    Operand,
+    Pipe,
+    Template,
+    Text,
+    refusal,
+)
 
 
 @lru_cache(maxsize=8)  # a Modelfile's template renders many prompts

@@ -20,11 +20,11 @@ from typing import IO, Any, Self
 
 import httpx
 
-from deployment.decoding import Limits
-from deployment.prompt import Message, Prompt
+from deployment.prompts.prompt import Message, Prompt
+from deployment.runtimes.decoding import Limits
+from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import ServiceUnavailable, UsageError
 from registry.files import read_at
-from tasks.evaluation.prediction import Prediction, answer_concurrently
 
 _CHILD = Path(__file__).with_name("llama_child.py")
 _START_TIMEOUT = 180.0  # seconds; a 1B file on a cold disk and a busy machine takes tens

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
-from deployment.turns import BLANKS, Turns
+from deployment.prompts.turns import BLANKS, Turns
 from registry.errors import UsageError
 
 _ANY_COMMAND = "Audit"

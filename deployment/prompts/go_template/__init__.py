@@ -11,9 +11,9 @@ The language: https://pkg.go.dev/text/template.
 from collections.abc import Mapping
 from typing import Any
 
-from deployment.go_template.functions import FUNCTIONS, Struct, elements, field, printed, truth
-from deployment.go_template.nodes import Action, Branch, Call, Node, Operand, Pipe, Template, Text, refusal
-from deployment.go_template.parser import parse
+from deployment.prompts.go_template.functions import FUNCTIONS, Struct, elements, field, printed, truth
+from deployment.prompts.go_template.nodes import Action, Branch, Call, Node, Operand, Pipe, Template, Text, refusal
+from deployment.prompts.go_template.parser import parse
 
 _DEEPEST_CALL = 100
 

@@ -10,10 +10,10 @@ user typed. Not followed: the dropping of early messages that do not fit ``num_c
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from deployment.go_template import Struct, execute
-from deployment.go_template.nodes import Action, Branch, Call, Node, Operand, Pipe, Template, refusal
-from deployment.go_template.parser import parse
-from deployment.prompt import Message
+from deployment.prompts.go_template import Struct, execute
+from deployment.prompts.go_template.nodes import Action, Branch, Call, Node, Operand, Pipe, Template, refusal
+from deployment.prompts.go_template.parser import parse
+from deployment.prompts.prompt import Message
 
 _RESPONSE = Operand("dot", fields=("Response",))
 _UNSET = {"Think": False, "ThinkLevel": "", "IsThinkSet": False}
@@ -22,7 +22,7 @@ _UNSET = {"Think": False, "ThinkLevel": "", "IsThinkSet": False}
 def ollama_prompt(source: str, messages: Sequence[Message], *, system: str = "") -> str:
     """The prompt for ``messages`` by the TEMPLATE ``source`` and the SYSTEM of the same Modelfile.
 
-    Raises UsageError for a template that Ollama or :mod:`deployment.go_template` cannot render.
+    Raises UsageError for a template that Ollama or :mod:`deployment.prompts.go_template` cannot render.
     """
     if system and messages[0].role != "system":
         messages = [Message("system", system), *messages]

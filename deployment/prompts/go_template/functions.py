@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from deployment.go_template.nodes import refusal
+from deployment.prompts.go_template.nodes import refusal
 
 _NO_VALUE = b"<no value>"  # what a map prints for a key that it lacks
 

@@ -6,8 +6,8 @@ Format: https://docs.ollama.com/modelfile.
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment.decoding import GREEDY, Limits
-from deployment.prompt import Prompt, ollama_template
+from deployment.prompts.prompt import Prompt, ollama_template
+from deployment.runtimes.decoding import GREEDY, Limits
 from registry.errors import UsageError
 
 FILE_NAME = "Modelfile"

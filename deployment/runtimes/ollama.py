@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import ollama
 
-from deployment.decoding import SHOWN, Limits
-from deployment.modelfile import Modelfile
+from deployment.packages.modelfile import Modelfile
+from deployment.runtimes.decoding import SHOWN, Limits
 from registry.errors import NoAnswer, ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
 
