@@ -15,11 +15,11 @@ from data_checks.refusals import LinesRefused
 from data_checks.sample import SAMPLE_DIR
 from data_checks.sources import dataset_name, find_files, labels_beside, read_records, read_with_inferred_labels
 from flows.settings import load_profile
-from registry.audit_store import AuditStore, Due, IngestReport
 from registry.errors import UsageError
 from registry.home import Home
 from registry.names import require_name
 from registry.records import LabelSet, Record, Response, label_set_toml, load_label_set, parse_label_set
+from registry.store.datasets import AuditStore, Due, IngestReport
 
 RETRAINING_DUE = "gemmill.retraining.due"  # the event that starts the retrain deployment
 _CONFLICTS_SHOWN = 20

@@ -16,10 +16,10 @@ from flows.settings import load_profile
 from flows.summary import CandidateBlocked, RetrainSummary, keep_summary
 from registry import models
 from registry.artifacts import Artifact
-from registry.audit_store import AuditStore
 from registry.errors import GateBlocked
 from registry.files import require_writable, write_text
 from registry.home import Home
+from registry.store.datasets import AuditStore
 from tasks.bases.resolve import licence_terms
 from tasks.bases.spec import ScratchBase, TeacherBase
 from tasks.collect import check_data, take_snapshot

@@ -10,7 +10,7 @@ from flows.settings import Profile
 from registry import models
 from registry.artifacts import Artifact
 from registry.home import Home
-from registry.snapshots import Snapshot
+from registry.store.snapshots import Snapshot
 from tasks.collect import take_texts
 from tasks.steps import Steps
 

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.errors import GateBlocked, UsageError
-from registry.mlflow_registration import CHALLENGER, CHAMPION, register_version
-from registry.mlflow_runs import RunLog, log_snapshot, retrain_run, stage_run
-from registry.mlflow_store import connect, connection, store_errors
-from registry.mlflow_versions import (
+from registry.names import require_name
+from registry.tracking.client import connect, connection, store_errors
+from registry.tracking.registration import CHALLENGER, CHAMPION, register_version
+from registry.tracking.runs import RunLog, log_snapshot, retrain_run, stage_run
+from registry.tracking.versions import (
     VERDICT_TAG,
     RegisteredVersion,
     aliases_of,
@@ -22,7 +23,6 @@ from registry.mlflow_versions import (
     resolve,
     versions,
 )
-from registry.names import require_name
 
 __all__ = [
     "CHALLENGER",

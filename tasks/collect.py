@@ -10,11 +10,11 @@ from prefect import task
 from data_checks.expectations import CheckReport, check_snapshot
 from data_checks.texts import read_texts
 from registry.artifacts import Artifact
-from registry.audit_store import AuditStore
 from registry.files import write_text
 from registry.models import stage_run
-from registry.snapshots import Snapshot
-from registry.snapshots import take_snapshot as freeze
+from registry.store.datasets import AuditStore
+from registry.store.snapshots import Snapshot
+from registry.store.snapshots import take_snapshot as freeze
 from tasks.steps import StepContext, step
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from deployment.runtimes.decoding import Longest
 from registry.artifacts import Artifact
 from registry.files import write_text
 from registry.models import stage_run
-from registry.snapshots import Snapshot
+from registry.store.snapshots import Snapshot
 from tasks.evaluation.lengths import longest
 from tasks.gguf.container import GgufFile
 from tasks.gguf.writer import export_gguf as write_gguf

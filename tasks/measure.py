@@ -14,7 +14,7 @@ from registry.artifacts import Artifact
 from registry.files import write_text
 from registry.home import Home
 from registry.models import stage_run
-from registry.snapshots import Snapshot
+from registry.store.snapshots import Snapshot
 from tasks.evaluation.metrics import Metrics
 from tasks.evaluation.report import evaluation_report, write_report
 from tasks.evaluation.runtimes import open_runtime

@@ -12,7 +12,7 @@ from registry.artifacts import Artifact
 from registry.files import write_text
 from registry.models import stage_run
 from registry.records import Record, answer_text
-from registry.snapshots import Snapshot
+from registry.store.snapshots import Snapshot
 from tasks.bases.resolve import resolve_base
 from tasks.bases.spec import StartingBase
 from tasks.checkpoints.architectures import describe

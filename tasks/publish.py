@@ -10,7 +10,7 @@ from deployment.runtimes.decoding import Limits
 from registry.artifacts import Artifact
 from registry.models import RegisteredVersion
 from registry.models import register_version as register
-from registry.snapshots import Snapshot
+from registry.store.snapshots import Snapshot
 from tasks.evaluation.golden import golden_rows
 from tasks.evaluation.report import load_report
 from tasks.steps import StepContext, outside, step

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from registry.artifacts import Artifact
 from registry.code import code_behind
 from registry.errors import ServiceUnavailable
-from registry.snapshots import Snapshot
+from registry.store.snapshots import Snapshot
 
 P = ParamSpec("P")
 R = TypeVar("R")

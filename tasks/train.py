@@ -6,7 +6,7 @@ from deployment.prompts.prompt import Prompt
 from registry.artifacts import Artifact
 from registry.code import code_behind
 from registry.models import stage_run
-from registry.snapshots import Snapshot
+from registry.store.snapshots import Snapshot
 from tasks.checkpoints.architectures import describe
 from tasks.checkpoints.files import read_json
 from tasks.distill.teacher_cache import TeacherCache, cache_name

@@ -6,7 +6,7 @@ from pathlib import Path
 from registry import models
 from registry.artifacts import write_checksums
 from registry.models import RegisteredVersion
-from registry.snapshots import Snapshot
+from registry.store.snapshots import Snapshot
 
 
 def make_package(folder: Path, content: str = "one") -> Path:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from data_checks.sample import SAMPLE_DIR
 from flows import cli
-from registry import mlflow_store
+from registry.tracking import client as mlflow_store
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 

@@ -12,7 +12,7 @@ from deployment.prompts.prompt import Prompt
 from flows.deploy import DevicesFailed, deploy, deploy_version
 from registry import models
 from registry.errors import GateBlocked, UsageError
-from registry.mlflow_store import connection
+from registry.tracking.client import connection
 
 ANSWERS = {Prompt().render(command): answer for command, answer in GOLDEN}
 

@@ -14,8 +14,8 @@ from torch import OutOfMemoryError
 import flows
 from flows import faults, model_commands
 from flows.faults import as_expected
-from registry.audit_store import AuditStore
 from registry.errors import GateBlocked, ServiceUnavailable, UsageError
+from registry.store.datasets import AuditStore
 
 _NOBODY = "http://127.0.0.1:9"  # the discard port, where no server listens
 _SECRET = "s3cr3t"

@@ -13,10 +13,10 @@ from data_checks.contract import write_jsonl
 from data_checks.refusals import LinesRefused
 from flows.ingest import RETRAINING_DUE, due, ingest, ingest_paths, ingest_table
 from flows.settings import PROFILES_FOLDER
-from registry.audit_store import AuditStore
 from registry.errors import UsageError
 from registry.home import Home
 from registry.records import LabelSet, Record, Response, label_set_toml
+from registry.store.datasets import AuditStore
 
 LABELS = LabelSet(name="plant-7", intents={"report_issue": "", "query_status": ""}, entities={"asset_id": ""})
 

@@ -20,8 +20,8 @@ from flows.settings import PROFILES_FOLDER
 from registry import models
 from registry.artifacts import Artifact
 from registry.files import file_sha256
-from registry.mlflow_store import connection
 from registry.records import OUT_OF_SCOPE, answer_text, label_set_toml, load_label_set, same_answer
+from registry.tracking.client import connection
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.gguf.container import GgufFile

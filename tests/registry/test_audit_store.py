@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.audit_rows import Offer, sort_out
-from registry.audit_store import AuditStore
 from registry.errors import ServiceUnavailable, UsageError
 from registry.records import normalised_command, record_digest
+from registry.store.datasets import AuditStore
+from registry.store.offers import Offer, sort_out
 
 LABELS = 'name = "plant"\n'
 

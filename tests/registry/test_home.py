@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from registry import mlflow_store, models
-from registry.audit_store import AuditStore
+from registry import models
 from registry.errors import UsageError
 from registry.files import write_text
 from registry.home import Home
+from registry.store.datasets import AuditStore
+from registry.tracking import client as mlflow_store
 
 RECORD = {"command": "SG-1 leaks", "response": {"intent": "report_issue", "entities": {}}}
 

@@ -6,7 +6,7 @@ import pytest
 from registered import snapshot_in
 
 from registry import models
-from registry.mlflow_store import connection
+from registry.tracking.client import connection
 
 
 def test_a_stage_is_a_run_nested_below_the_retrain(home: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from registered import register
 from registry import models
 from registry.artifacts import write_checksums
 from registry.errors import UsageError
-from registry.mlflow_store import connection
+from registry.tracking.client import connection
 
 
 def test_a_package_comes_back_as_it_was(name: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from registered import aliases, make_package, register, snapshot_in
 from registry import models
 from registry.artifacts import write_checksums
 from registry.errors import GateBlocked, UsageError
-from registry.mlflow_store import connection
+from registry.tracking.client import connection
 
 
 def test_versions_are_listed_newest_first(tmp_path: Path, name: str) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from registered import register
 
-from registry import mlflow_store, models
+from registry import models
 from registry.artifacts import Artifact
 from registry.home import Home
-from registry.mlflow_store import connection
+from registry.tracking import client as mlflow_store
+from registry.tracking.client import connection
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 
 from data_checks.sources import dataset_name
 from registry import models
-from registry.audit_store import AuditStore
 from registry.errors import UsageError
 from registry.names import name_fault, require_alias, usable_name
 from registry.records import load_label_set
-from registry.snapshots import take_snapshot
+from registry.store.datasets import AuditStore
+from registry.store.snapshots import take_snapshot
 
 REFUSED = ["../../evil", "", "plant/line7", "plant\\line7", 'a"b', "a'b", "x" * 300, "a b", "a.b", "a:b", "Plant", "-x",
            "_x", "mühle", "a\n", "con", "nul", "com1", "."]  # fmt: skip

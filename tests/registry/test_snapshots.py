@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from registry.audit_store import AuditStore
 from registry.errors import DataRefused, UsageError
-from registry.snapshots import Snapshot, load_snapshot, take_snapshot
+from registry.store.datasets import AuditStore
+from registry.store.snapshots import Snapshot, load_snapshot, take_snapshot
 
 LABELS = 'name = "plant"\n'
 

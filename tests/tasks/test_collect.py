@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.audit_store import AuditStore
+from registry.store.datasets import AuditStore
 from tasks.collect import take_snapshot
 
 LABELS = """name = "plant"

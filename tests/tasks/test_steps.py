@@ -16,7 +16,7 @@ from deployment.prompts.prompt import Prompt
 from registry import code as code_module
 from registry.artifacts import Artifact
 from registry.errors import ServiceUnavailable, UsageError
-from registry.snapshots import Snapshot
+from registry.store.snapshots import Snapshot
 from tasks import steps as steps_module
 from tasks.quant.types import QuantType
 from tasks.steps import StepContext, Steps, outside, step

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
-from registry.databases import open_engine
 from registry.errors import ServiceUnavailable, UsageError
+from registry.store.databases import open_engine
 from registry.urls import masked
 
 _LOCK_SECONDS = 60  # how long one process waits for another that writes

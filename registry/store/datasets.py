@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Self
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 
-from registry.audit_rows import Conflict, Offer, Stored, sort_out
-from registry.audit_tables import Database, batches, label_sets, records, snapshots
 from registry.errors import UsageError
 from registry.names import require_name
 from registry.records import SPLITS
+from registry.store.offers import Conflict, Offer, Stored, sort_out
+from registry.store.tables import Database, batches, label_sets, records, snapshots
 
 _LOOKUP = 400  # commands in one query; SQLite's lowest limit is 999 variables
 
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 class AuditStore:
-    """The audit store behind a SQLAlchemy ``url``; raises what ``registry.audit_tables.Database`` does."""
+    """The audit store behind a SQLAlchemy ``url``; raises what ``registry.store.tables.Database`` does."""
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from registry.artifacts import Artifact, verify_checksums
 from registry.errors import UsageError
-from registry.mlflow_store import connection, store_errors
-from registry.mlflow_versions import (
+from registry.names import require_name
+from registry.tracking.client import connection, store_errors
+from registry.tracking.versions import (
     BLOCKED,
     GGUF_TAG,
     PACKAGE_FOLDER,
@@ -23,7 +24,6 @@ from registry.mlflow_versions import (
     aliases_of,
     resolve,
 )
-from registry.names import require_name
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from registry.artifacts import Artifact, verify_checksums
 from registry.errors import UsageError
 from registry.files import atomic_directory
-from registry.mlflow_store import connection, store_errors
 from registry.names import require_alias, require_name
+from registry.tracking.client import connection, store_errors
 
 PASSED, BLOCKED = "passed", "blocked"
 VERDICT_TAG = "gate_verdict"

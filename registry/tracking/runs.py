@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import GemmillError
-from registry.mlflow_store import connection, store_errors
+from registry.tracking.client import connection, store_errors
 from registry.urls import masked
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-    from registry.snapshots import Snapshot
+    from registry.store.snapshots import Snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from registry.names import require_name
 from registry.records import SPLITS, LabelSet, Record, load_label_set
 
 if TYPE_CHECKING:
-    from registry.audit_store import AuditStore, Row
+    from registry.store.datasets import AuditStore, Row
 
 _MANIFEST = "manifest.json"
 _LABELS = "labels.toml"

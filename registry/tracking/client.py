@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from registry.databases import require_database
 from registry.errors import ServiceUnavailable, UsageError
 from registry.files import require_writable
 from registry.home import Home
-from registry.mlflow_relocation import follow_moved_home
+from registry.store.databases import require_database
+from registry.tracking.relocation import follow_moved_home
 from registry.urls import sqlite_url
 
 if TYPE_CHECKING:
