@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from flows.cli import app
+from flows.cli.main import app
 
 _PAGE = Path(__file__).with_suffix(".md")
 _HEAD = """\

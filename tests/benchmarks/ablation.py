@@ -247,9 +247,9 @@ def difference(ours: tuple[Float, Float], first: tuple[Float, Float]) -> str:
 
 
 def main(options: argparse.Namespace) -> None:
-    import flows.console
+    import flows.cli.console
 
-    flows.console.set_up_logging(verbose=False)
+    flows.cli.console.set_up_logging(verbose=False)
     benches = [Bench(options, seed) for seed in options.seeds]
     for key in options.rows:  # every set of a row before the next row: it is the training that takes hours
         for bench in benches:

@@ -136,7 +136,7 @@ class Bench:
 
     def _costs(self, table: Table, folder: Path, theirs: Path, ours: Path, reference: Path, type_: QuantType) -> None:
         alone = Cost(**run_child("tests.benchmarks.bench_export", folder, ours, type_))
-        command = [sys.executable, "-m", "flows.cli", "convert", f"{folder}", f"{ours}", "--type", type_]
+        command = [sys.executable, "-m", "flows.cli.main", "convert", f"{folder}", f"{ours}", "--type", type_]
         upstream = self._upstream(theirs, reference, type_, QuantType.F16)
         ways = {"the exporter alone": alone, "gemmill convert --no-verify": run([*command, "--no-verify"])}
         if folder == self.base:  # random weights predict nothing that could be verified

@@ -20,7 +20,7 @@ from rich.table import Table
 from data_checks.contract import read_jsonl
 from data_checks.sources import labels_beside
 from deployment.prompts.prompt import chat_template
-from flows.console import set_up_logging
+from flows.cli.console import set_up_logging
 from flows.settings import Profile, load_profile
 from registry.files import write_text
 from registry.records import LabelSet, Record, infer_label_set

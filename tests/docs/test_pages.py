@@ -13,7 +13,7 @@ import typer
 
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
-from flows import cli
+from flows.cli import main as cli
 from registry.records import answer_text, load_label_set
 
 ROOT = Path(__file__).parents[2]

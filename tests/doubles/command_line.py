@@ -34,7 +34,7 @@ Gemmill = Callable[..., Ran]
 def gemmill_process(home: Path, *arguments: object, **environment: str) -> Ran:
     """``gemmill`` in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        [sys.executable, "-m", "flows.cli.main", *map(str, arguments)],
         env={**os.environ, "GEMMILL_HOME": str(home), **environment},
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ from command_line import ROWS, Gemmill, Ran
 from rich.text import Text
 
 from data_checks.sample import SAMPLE_DIR
-from flows import cli
+from flows.cli import main as cli
 from registry.tracking import client as mlflow_store
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType

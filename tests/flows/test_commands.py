@@ -13,7 +13,7 @@ import typer
 from command_line import ROWS, Gemmill, gemmill_process
 
 from data_checks.sample import SAMPLE_DIR
-from flows import cli
+from flows.cli import main as cli
 from flows.settings import PROFILES_FOLDER
 
 _NOBODY = "127.0.0.1:9"  # the discard port, where no server listens

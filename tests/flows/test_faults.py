@@ -12,8 +12,9 @@ from command_line import Gemmill, gemmill_process
 from torch import OutOfMemoryError
 
 import flows
-from flows import faults, model_commands
-from flows.faults import as_expected
+from flows.cli import faults
+from flows.cli import models as model_commands
+from flows.cli.faults import as_expected
 from registry.errors import GateBlocked, ServiceUnavailable, UsageError
 from registry.store.datasets import AuditStore
 

@@ -76,7 +76,7 @@ def first(home: Path, data: Path) -> dict:
     del environment["PREFECT_HOME"]
     arguments = ["--profile", _profile(home, floor=0.0), "--data", data, "--summary", home / "first.json"]
     result = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "retrain", *map(str, arguments)],
+        [sys.executable, "-m", "flows.cli.main", "retrain", *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import console
+from flows.cli import console
 from flows.summary import Answer, RetrainSummary
 from tasks.gates.judge import Gate, judge
 from tasks.gates.report import advice

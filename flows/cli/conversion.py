@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deployment.prompts.prompt import Prompt
-from flows.evaluation import LabelledData, read_labelled, turns_of
+from flows.cli.evaluation import LabelledData, read_labelled, turns_of
 from flows.settings import load_profile
 from registry.cores import usable_cores
 from registry.errors import UsageError

@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from flows.options import MODEL_NAME
+from flows.cli.options import MODEL_NAME
 from registry.artifacts import Artifact
 from registry.urls import masked
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployment.runtimes.decoding import MINIMUM_CONTEXT
-from flows.options import (
+from flows.cli.options import (
     ContextOption,
     DataOption,
     HomeOption,
@@ -20,7 +20,7 @@ from flows.options import (
 )
 
 if TYPE_CHECKING:
-    from flows.conversion import Measuring
+    from flows.cli.conversion import Measuring
     from tasks.gguf.writer import ExportReport
 
 app = typer.Typer()
@@ -35,7 +35,7 @@ def inspect(
 ) -> None:
     """Show every norm and weight, and which norm gains outgrew the baseline's."""
     require_all_writable(json_path, html_path)
-    from flows.console import console
+    from flows.cli.console import console
     from registry.files import write_text
     from tasks.checkpoints.hub import model_path
     from tasks.forensics import tables
@@ -68,7 +68,7 @@ def repair_norms(
 ) -> None:
     """Rescale the norm outliers so that float16 holds every activation; the function stays the same."""
     require_all_writable(json_path)
-    from flows.console import console
+    from flows.cli.console import console
     from registry.files import write_text
     from tasks.forensics import repair
 
@@ -105,7 +105,7 @@ def convert(
     html_path: HtmlOption = None,
 ) -> None:
     """Convert a Hugging Face folder or a LoRA adapter to GGUF, or give a GGUF file the order that Ollama keeps."""
-    from flows.console import console, plan_table
+    from flows.cli.console import console, plan_table
     from registry.errors import UsageError
     from registry.files import write_text
     from tasks.checkpoints.folders import is_adapter
@@ -123,7 +123,7 @@ def convert(
     if type_ is None:
         raise UsageError("Missing option '--type': name the type of the matrices, such as q8_0, or auto.")
     if type_.lower() == "auto":
-        from flows.conversion import Measuring
+        from flows.cli.conversion import Measuring
 
         if embedding or base or is_adapter(model):
             raise UsageError(
@@ -163,7 +163,7 @@ def _reorder(gguf: Path, out: Path) -> "ExportReport":
 
 
 def _tell_written(report: "ExportReport", json_path: Path | None) -> None:
-    from flows.console import console
+    from flows.cli.console import console
     from registry.files import write_text
 
     if json_path:
@@ -182,7 +182,7 @@ def _export_proven(hf_dir: Path, out: Path, **types: Any) -> "ExportReport":
 def _convert_auto(
     hf_dir: Path, out: Path, measuring: "Measuring", *, plan: bool, json_path: Path | None, html_path: Path | None
 ) -> None:
-    from flows.console import console
+    from flows.cli.console import console
     from tasks.type_search.report import search_table, write_search
 
     found = measuring.plan(hf_dir) if plan else measuring.convert(hf_dir, out)
@@ -213,8 +213,8 @@ def prune_vocab(
     """Drop the tokens that a corpus does not use; with --base, take back those that it does."""
     require_all_writable(json_path)
     from deployment.prompts.prompt import Prompt
-    from flows.console import console, vocabulary_table
-    from flows.evaluation import turns_of
+    from flows.cli.console import console, vocabulary_table
+    from flows.cli.evaluation import turns_of
     from registry.errors import UsageError
     from registry.files import write_text
     from tasks.checkpoints.hub import model_path
@@ -243,7 +243,7 @@ def import_(
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything.")],
 ) -> None:
     """Turn a GGUF file into a Hugging Face folder."""
-    from flows.console import console
+    from flows.cli.console import console
     from tasks.gguf.reader import import_gguf
 
     import_gguf(gguf, out)
@@ -263,8 +263,8 @@ def evaluate(
     html_path: HtmlOption = None,
 ) -> None:
     """Ask a model every command of a file, greedily and unconstrained, and score the answers."""
-    from flows.console import console, metric_table
-    from flows.evaluation import evaluation_of
+    from flows.cli.console import console, metric_table
+    from flows.cli.evaluation import evaluation_of
     from tasks.evaluation.report import write_report
 
     require_all_writable(json_path, html_path)
@@ -287,8 +287,8 @@ def compare(
     html_path: HtmlOption = None,
 ) -> None:
     """Compare two models on the same commands, with paired intervals."""
-    from flows.console import console
-    from flows.evaluation import evaluation_of
+    from flows.cli.console import console
+    from flows.cli.evaluation import evaluation_of
     from tasks.evaluation.comparison import compare_reports, comparison_table, write_comparison
 
     require_all_writable(json_path, html_path)

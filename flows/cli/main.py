@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import model_commands
-from flows.options import (
+from flows.cli import models as model_commands
+from flows.cli.options import (
     MODEL_NAME,
     AliasOption,
     DatasetOption,
@@ -53,7 +53,7 @@ def _prepare(
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and end.")
     ] = False,
 ) -> None:
-    from flows.console import set_up_logging
+    from flows.cli.console import set_up_logging
 
     set_up_logging(verbose=verbose)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
@@ -72,7 +72,7 @@ def ingest(
     place = locate_home(home)
     require_prefect()
     from flows import ingest as flow
-    from flows.console import console
+    from flows.cli.console import console
     from registry.files import write_text
 
     report = flow.ingest(paths, dataset=dataset, labels=labels, home=place, profile=profile)
@@ -90,7 +90,7 @@ def due(
 ) -> None:
     """Say whether enough new rows have landed since the last training."""
     place = locate_home(home)
-    from flows.console import console
+    from flows.cli.console import console
     from flows.ingest import due as is_due
     from registry.files import write_text
 
@@ -129,7 +129,7 @@ def retrain(
     place = locate_home(home)
     require_prefect()
     from flows import retrain as flow
-    from flows.console import print_retrain
+    from flows.cli.console import print_retrain
     from flows.summary import CandidateBlocked
 
     try:
@@ -150,7 +150,7 @@ def versions(
 ) -> None:
     """List the versions of the registered model: aliases, verdict, figures, data."""
     require_all_writable(json_path)
-    from flows.console import console, version_table
+    from flows.cli.console import console, version_table
     from registry import models
     from registry.files import write_text
 
@@ -200,7 +200,7 @@ def deploy(
     place = locate_home(home)
     require_prefect()
     from flows import deploy as flow
-    from flows.console import console, device_table
+    from flows.cli.console import console, device_table
     from registry.files import write_text
 
     def tell(report: flow.DeployReport) -> None:
@@ -216,7 +216,7 @@ def deploy(
 
 
 def _report_version(version: Any, summary: Path | None) -> None:
-    from flows.console import console
+    from flows.cli.console import console
     from registry.files import write_text
 
     if summary:
@@ -235,8 +235,8 @@ def main() -> None:
 def _told(error: Exception) -> int:
     """Print what went wrong and return the exit code."""
     from data_checks.refusals import LinesRefused, problem_table
-    from flows.console import errors, print_error
-    from flows.faults import as_expected, write_log
+    from flows.cli.console import errors, print_error
+    from flows.cli.faults import as_expected, write_log
 
     expected = as_expected(error)
     if isinstance(expected, LinesRefused):
