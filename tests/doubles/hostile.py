@@ -1,6 +1,6 @@
 """Damaged and hostile model files, made from sound ones by a seed, and what convert and import do with them.
 
-    python tests/tasks/gguf_export/hostile.py FOLDER GGUF FIRST_SEED COUNT
+    python tests/doubles/hostile.py FOLDER GGUF FIRST_SEED COUNT
 
 prints one JSON object: how many cases ended in which way, and every case that did not end as it should. It is a
 program of its own so that a crash, a hang and memory that a header claims are seen from outside.
