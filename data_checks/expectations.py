@@ -9,7 +9,7 @@ from data_checks.check_report import CheckedExpectation, CheckReport, SnapshotRe
 from data_checks.contract import Problem, read_jsonl
 from data_checks.data_docs import make_readable_offline, write_index
 from data_checks.refusals import LinesRefused
-from data_checks.suites import Limits, suites
+from data_checks.suites import SnapshotLimits, suites
 from data_checks.tables import snapshot_tables
 from registry.files import atomic_directory
 from registry.records import SPLITS, Record, load_label_set
@@ -25,7 +25,7 @@ _SITE = "data_docs"
 _EXAMPLES = 3  # offending values named in a report
 
 
-def check_snapshot(snapshot: Path, docs: Path, limits: Limits | None = None) -> CheckReport:
+def check_snapshot(snapshot: Path, docs: Path, limits: SnapshotLimits | None = None) -> CheckReport:
     """Check the folder of a snapshot and write Data Docs, readable without a network, to the folder ``docs``.
 
     Raises SnapshotRefused where an expectation fails, after the docs are written; LinesRefused where a line
@@ -34,7 +34,7 @@ def check_snapshot(snapshot: Path, docs: Path, limits: Limits | None = None) -> 
     labels, records = load_label_set(snapshot / "labels.toml"), _read(snapshot)
     trained = sorted({record.response.intent for record in records["train"]})
     with atomic_directory(docs) as folder:
-        checks = _validate(snapshot_tables(records), suites(labels, trained, limits or Limits()), folder)
+        checks = _validate(snapshot_tables(records), suites(labels, trained, limits or SnapshotLimits()), folder)
         make_readable_offline(folder)
         write_index(folder, checks, title=f"Snapshot {snapshot.name}")
     found = [check for suite in checks.values() for check in suite]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
 
-class Limits(BaseModel):
+class SnapshotLimits(BaseModel):
     """What a plant may set about its snapshots."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +29,7 @@ class Limits(BaseModel):
     )
 
 
-def suites(labels: LabelSet, train_intents: list[str], limits: Limits) -> "dict[str, list[Expectation]]":
+def suites(labels: LabelSet, train_intents: list[str], limits: SnapshotLimits) -> "dict[str, list[Expectation]]":
     """The expectations about each table of :func:`data_checks.tables.snapshot_tables`.
 
     ``meta`` of each holds a ``name`` and what is ``expected``, for reports.
@@ -81,7 +81,7 @@ def _sound_records(labels: LabelSet, train_intents: list[str]) -> "list[Expectat
     ]
 
 
-def _sizes(limits: Limits) -> "list[Expectation]":
+def _sizes(limits: SnapshotLimits) -> "list[Expectation]":
     import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 
@@ -123,7 +123,7 @@ def _unique_commands() -> "list[Expectation]":
     ]
 
 
-def _sound_entities(labels: LabelSet, limits: Limits) -> "list[Expectation]":
+def _sound_entities(labels: LabelSet, limits: SnapshotLimits) -> "list[Expectation]":
     import great_expectations.expectations as gxe
 
     return [

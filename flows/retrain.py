@@ -7,7 +7,7 @@ from prefect import flow
 
 from deployment.packages.licence import licence_metadata
 from deployment.prompts.prompt import Prompt
-from deployment.runtimes.decoding import Limits
+from deployment.runtimes.decoding import AnswerLimits
 from flows.answers import golden_answers, worst_answers
 from flows.bases import Bases, plan, prepare
 from flows.ingest import dataset_of
@@ -254,7 +254,7 @@ def publish(
     return package, version
 
 
-def _evaluated(run: Run, model: Artifact, stage: str, prompt: Prompt, limits: Limits) -> EvaluatedModel:
+def _evaluated(run: Run, model: Artifact, stage: str, prompt: Prompt, limits: AnswerLimits) -> EvaluatedModel:
     evaluation = run.settings.evaluation
     return run.steps.run(
         evaluate_model.titled(f"evaluate {stage}"),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from deployment.prompts.prompt import Prompt
 from deployment.prompts.turns import Turns
-from deployment.runtimes.decoding import MINIMUM_CONTEXT, Limits, Longest
+from deployment.runtimes.decoding import MINIMUM_CONTEXT, AnswerLimits, Longest
 from registry.cores import usable_cores
 from registry.errors import UsageError
 from registry.names import name_fault
@@ -63,7 +63,7 @@ class EvaluationSettings(_Settings):
     slots: int = Field(ge=1, description="commands at once in llama.cpp")
     threads: int = Field(ge=0, description="of llama.cpp; 0 takes every core")
 
-    def limits(self, longest: Longest) -> Limits:
+    def limits(self, longest: Longest) -> AnswerLimits:
         """What the shipped file gets, and is measured with."""
         return longest.limits(context=self.context, max_new_tokens=self.max_new_tokens)
 

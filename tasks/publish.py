@@ -6,7 +6,7 @@ from typing import Any
 from deployment.packages.licence import apache_licence, gemma_licence
 from deployment.packages.package import Card, build_package
 from deployment.prompts.prompt import Prompt
-from deployment.runtimes.decoding import Limits
+from deployment.runtimes.decoding import AnswerLimits
 from registry.artifacts import Artifact
 from registry.models import RegisteredVersion
 from registry.models import register_version as register
@@ -29,7 +29,7 @@ def package_model(
     licence: str,
     derived: bool,
     terms: Artifact | None,
-    limits: Limits,
+    limits: AnswerLimits,
     card: dict[str, Any],
 ) -> Artifact:
     """The package folder; its golden prompts are test commands with the file's own answers: those that the label

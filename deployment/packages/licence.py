@@ -48,4 +48,4 @@ def licence_metadata(licence: str) -> dict[str, str]:
 
 
 def _template(name: str) -> str:
-    return files("deployment").joinpath("templates", name).read_text(encoding="utf-8")
+    return files("deployment.packages").joinpath("templates", name).read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployment.prompts.prompt import Prompt, ollama_template
-from deployment.runtimes.decoding import GREEDY, Limits
+from deployment.runtimes.decoding import GREEDY, AnswerLimits
 from registry.errors import UsageError
 
 FILE_NAME = "Modelfile"
@@ -28,7 +28,7 @@ class Modelfile:
     system: str = ""
 
     @classmethod
-    def of(cls, gguf: str, prompt: Prompt, limits: Limits, licence: str) -> "Modelfile":
+    def of(cls, gguf: str, prompt: Prompt, limits: AnswerLimits, licence: str) -> "Modelfile":
         """The Modelfile of a GGUF file beside it, for answers as they were evaluated: greedy, unpenalised."""
         return cls(
             gguf=gguf,
@@ -43,13 +43,13 @@ class Modelfile:
         )
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> AnswerLimits:
         """The bounds among the parameters. Raises UsageError where one is missing."""
         found = {name: self.parameters.get(name) for name in ("num_ctx", "num_predict")}
         whole = {name: value for name, value in found.items() if isinstance(value, int)}
         if missing := found.keys() - whole.keys():
             raise UsageError(f"The Modelfile of {self.gguf} sets no {min(missing)}; build the package again.")
-        return Limits(**whole)
+        return AnswerLimits(**whole)
 
     def render(self) -> str:
         """The text of the Modelfile. Raises UsageError for a text that its quotes cannot hold."""

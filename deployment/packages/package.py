@@ -22,7 +22,7 @@ from deployment.packages.modelfile import FILE_NAME, Modelfile, parse_modelfile,
 from deployment.prompts.ollama_prompt import ollama_prompt
 from deployment.prompts.parity import COMMANDS, rendered_otherwise
 from deployment.prompts.prompt import Message, Prompt, prompt_of
-from deployment.runtimes.decoding import GREEDY, Limits
+from deployment.runtimes.decoding import GREEDY, AnswerLimits
 from registry.artifacts import Artifact, verify_checksums, write_checksums
 from registry.errors import GateBlocked, UsageError
 from registry.files import atomic_directory, file_sha256
@@ -89,7 +89,7 @@ def build_package(
     golden: Sequence[tuple[str, str]],
     card: Card,
     licence: Licence,
-    limits: Limits | None = None,
+    limits: AnswerLimits | None = None,
 ) -> Artifact:
     """Write the package of ``gguf`` to ``out``, whole or not at all; the same inputs give the same bytes.
 
@@ -100,7 +100,7 @@ def build_package(
         raise UsageError(f"{gguf} does not exist; export the model to GGUF before it is packaged.")
     if not golden:
         raise UsageError(f"A package of {gguf.name} needs golden prompts; devices are tried with them.")
-    modelfile = Modelfile.of(gguf.name, prompt, limits or Limits(), licence.text)
+    modelfile = Modelfile.of(gguf.name, prompt, limits or AnswerLimits(), licence.text)
     answers = [Golden(command=command, answer=answer) for command, answer in golden]
     as_read = parse_modelfile(modelfile.render())
     commands = [*COMMANDS, *(item.command for item in answers)]
@@ -167,7 +167,7 @@ def _model_card(
     # Markdown, not HTML. Lists and no tables: the MLflow UI shows the cells of a table without any gap.
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701
     environment.filters["number"] = _number
-    source = files("deployment").joinpath("templates", "model_card.md.j2").read_text(encoding="utf-8")
+    source = files("deployment.packages").joinpath("templates", "model_card.md.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         name=name,
         gguf=gguf.name,

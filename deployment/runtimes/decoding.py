@@ -17,7 +17,7 @@ SHOWN = 40  # characters of a command
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class AnswerLimits:
     """Bounds of a device's memory and patience, in tokens: prompt and answer together, and the answer."""
 
     num_ctx: int = MINIMUM_CONTEXT
@@ -44,7 +44,7 @@ class Longest:
     answer: int  # with the token that ends it
     context: int
 
-    def limits(self, *, context: int, max_new_tokens: int) -> Limits:
+    def limits(self, *, context: int, max_new_tokens: int) -> AnswerLimits:
         """With room for longer ones, and at least ``context`` and ``max_new_tokens``, as far as the model goes.
 
         Raises UsageError where the model goes less far than the longest command and the longest answer.
@@ -56,4 +56,4 @@ class Longest:
                 f"was made for {self.context:,} together; shorten the records or take another base."
             )
         wanted = -(-(_ROOM * self.prompt + num_predict) // _STEP) * _STEP
-        return Limits(num_ctx=min(max(context, wanted), self.context), num_predict=num_predict)
+        return AnswerLimits(num_ctx=min(max(context, wanted), self.context), num_predict=num_predict)

@@ -21,7 +21,7 @@ from typing import IO, Any, Self
 import httpx
 
 from deployment.prompts.prompt import Message, Prompt
-from deployment.runtimes.decoding import Limits
+from deployment.runtimes.decoding import AnswerLimits
 from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import ServiceUnavailable, UsageError
 from registry.files import read_at
@@ -67,7 +67,7 @@ class LlamaServer:
         self._prompt = prompt
         self._threads = threads
         self._slots = slots
-        self._limits = Limits(num_ctx=context, num_predict=max_new_tokens)
+        self._limits = AnswerLimits(num_ctx=context, num_predict=max_new_tokens)
         self._schema = schema
         self._parameters = parameters
         self._adapter = adapter

@@ -18,7 +18,7 @@ import httpx
 import ollama
 
 from deployment.packages.modelfile import Modelfile
-from deployment.runtimes.decoding import SHOWN, Limits
+from deployment.runtimes.decoding import SHOWN, AnswerLimits
 from registry.errors import NoAnswer, ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
 
@@ -124,7 +124,7 @@ class OllamaClient:
                 )
             except ollama.ResponseError as error:
                 if error.status_code == httpx.codes.BAD_REQUEST and (found := _TOO_LONG.search(error.error)):
-                    limits = Limits(num_ctx=int(found[2]), num_predict=options.get("num_predict", 0))
+                    limits = AnswerLimits(num_ctx=int(found[2]), num_predict=options.get("num_predict", 0))
                     raise NoAnswer(limits.refusal(command, int(found[1]))) from error
                 raise
             reply = ollama.GenerateResponse.model_validate(answer.json())

@@ -9,7 +9,7 @@ from data_checks.refusals import LinesRefused
 from deployment.packages.package import verify_package
 from deployment.prompts.prompt import Prompt
 from deployment.prompts.turns import Turns, turns_in
-from deployment.runtimes.decoding import Limits
+from deployment.runtimes.decoding import AnswerLimits
 from deployment.runtimes.prediction import Runtime
 from registry import models
 from registry.artifacts import Artifact
@@ -68,7 +68,7 @@ def evaluation_of(
         package = verify_package(_download(model, home))
         prompt, spec, limits = package.prompt, str(package.gguf), package.modelfile.limits
     else:
-        prompt, limits = Prompt(instruction=instruction, turns=turns_of(Path(model))), Limits(num_ctx=context)
+        prompt, limits = Prompt(instruction=instruction, turns=turns_of(Path(model))), AnswerLimits(num_ctx=context)
     runtime = open_runtime(
         spec,
         prompt=prompt,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deployment.prompts.prompt import Prompt, encode_prompt, require_turns
-from deployment.runtimes.decoding import MINIMUM_CONTEXT, Limits
+from deployment.runtimes.decoding import MINIMUM_CONTEXT, AnswerLimits
 from deployment.runtimes.prediction import Prediction, answers_progress
 from tasks.checkpoints.loading import load_tokenizer, load_with_adapter
 
@@ -33,7 +33,7 @@ class HuggingFaceRuntime:
     ) -> None:
         self._model_dir = model_dir
         self._prompt = prompt
-        self._limits = Limits(num_ctx=context, num_predict=max_new_tokens)
+        self._limits = AnswerLimits(num_ctx=context, num_predict=max_new_tokens)
         self._batch_size = batch_size
 
     def __enter__(self) -> Self:
@@ -70,7 +70,7 @@ def greedy_answers(
     prompt: Prompt,
     commands: Sequence[str],
     *,
-    limits: Limits,
+    limits: AnswerLimits,
     batch_size: int,
 ) -> list[Prediction]:
     """Answers of a model that is in memory, in the order of ``commands``.

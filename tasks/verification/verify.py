@@ -13,7 +13,7 @@ from deployment.packages.modelfile import Modelfile
 from deployment.prompts.ollama_prompt import ollama_prompt
 from deployment.prompts.parity import COMMANDS, tried_chats
 from deployment.prompts.prompt import Message, Prompt, encode_prompt, require_turns
-from deployment.runtimes.decoding import Limits
+from deployment.runtimes.decoding import AnswerLimits
 from deployment.runtimes.llama_server import LlamaServer
 from tasks.checkpoints.source import open_source
 from tasks.gguf.container import GgufFile
@@ -188,7 +188,7 @@ def _shown(text: str | Sequence[Message]) -> str:
 
 def _chats(server: LlamaServer, tokenizer: Any, prompt: Prompt, commands: Sequence[str]) -> Iterator[Check]:
     """Chats as text through each template, against the ids that training has of their last command."""
-    modelfile = Modelfile.of("", prompt, Limits(), "")
+    modelfile = Modelfile.of("", prompt, AnswerLimits(), "")
 
     def transformers(chat: Sequence[Message]) -> list[int]:
         text = tokenizer.apply_chat_template(list(map(asdict, chat)), tokenize=False, add_generation_prompt=True)

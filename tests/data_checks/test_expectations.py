@@ -12,7 +12,7 @@ from data_checks.contract import write_jsonl
 from data_checks.expectations import check_snapshot
 from data_checks.refusals import LinesRefused
 from data_checks.sample import SAMPLE_DIR
-from data_checks.suites import Limits
+from data_checks.suites import SnapshotLimits
 from registry.records import OUT_OF_SCOPE, LabelSet, Record, Response, label_set_toml
 
 LABELS = LabelSet(
@@ -20,7 +20,7 @@ LABELS = LabelSet(
     intents={"report_issue": "", "query_status": "", OUT_OF_SCOPE: ""},
     entities={"asset_id": ""},
 )
-SMALL = Limits(minimum_train=3, minimum_validation=1, minimum_test=1)
+SMALL = SnapshotLimits(minimum_train=3, minimum_validation=1, minimum_test=1)
 Splits = dict[str, list[Record]]
 
 
@@ -48,7 +48,7 @@ def write(splits: Splits, folder: Path, labels: LabelSet = LABELS) -> Path:
     return folder
 
 
-def check(splits: Splits, tmp_path: Path, limits: Limits = SMALL, labels: LabelSet = LABELS) -> CheckReport:
+def check(splits: Splits, tmp_path: Path, limits: SnapshotLimits = SMALL, labels: LabelSet = LABELS) -> CheckReport:
     return check_snapshot(write(splits, tmp_path / "snapshot", labels), tmp_path / "docs", limits)
 
 

@@ -41,7 +41,10 @@ def test_only_what_keeps_results_and_runs_steps_is_left_out(behind: dict[str, Co
         ("export_gguf", ("tasks/gguf/writer.py", "deployment/runtimes/llama_child.py")),
         ("evaluate_model", ("deployment/runtimes/llama_child.py", "tasks/reports/templates/page.html.j2")),
         ("inspect_weights", ("tasks/forensics/statistics.py", "tasks/forensics/templates/inspection.html.j2")),
-        ("package_model", ("deployment/templates/LICENSE.gemma.txt", "deployment/templates/model_card.md.j2")),
+        (
+            "package_model",
+            ("deployment/packages/templates/LICENSE.gemma.txt", "deployment/packages/templates/model_card.md.j2"),
+        ),
     ],
 )
 def test_a_step_is_keyed_by_what_it_runs_and_reads(behind: dict[str, Code], step: str, parts: tuple[str, ...]) -> None:

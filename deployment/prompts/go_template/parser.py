@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from deployment.prompts.go_template.functions import FUNCTIONS
+from deployment.prompts.go_template.checking import check_names
 from deployment.prompts.go_template.nodes import (
     Action,
     Branch,
@@ -25,35 +25,8 @@ def parse(source: str) -> Template:
     defined: dict[bytes, tuple[Node, ...]] = {}
     nodes, _ = _Parser(_items(source.encode()), defined).nodes(())
     for body in (nodes, *defined.values()):
-        _check(body, ["$"])
+        check_names(body, ["$"])
     return Template(nodes, defined)
-
-
-def _check(nodes: tuple[Node, ...], variables: list[str]) -> None:
-    """Refuse unknown functions and undeclared variables, also where they would not be reached."""
-    for node in nodes:
-        if isinstance(node, Action):
-            _check_pipe(node.pipe, variables)
-        elif isinstance(node, Branch):
-            inside = [*variables]
-            _check_pipe(node.pipe, inside)
-            _check(node.body, inside)
-            _check(node.otherwise or (), inside)
-        elif isinstance(node, Call) and node.pipe:
-            _check_pipe(node.pipe, variables)
-
-
-def _check_pipe(pipe: Pipe, variables: list[str]) -> None:
-    if pipe.assigns and (unknown := set(pipe.variables) - set(variables)):
-        raise refusal(f"the variable {min(unknown)} is not declared")
-    for operand in (operand for command in pipe.commands for operand in command):
-        if isinstance(operand.value, Pipe):
-            _check_pipe(operand.value, variables)
-        elif operand.of == "variable" and operand.value not in variables:
-            raise refusal(f"the variable {operand.value} is not declared")
-        elif operand.of == "function" and operand.value not in FUNCTIONS and operand.value not in ("and", "or"):
-            raise refusal(f"the function {operand.value} is not known here")
-    variables.extend(pipe.variables)
 
 
 Token = tuple[str, bytes]  # kind, text

@@ -17,10 +17,10 @@ from deployment.packages.licence import apache_licence
 from deployment.packages.package import Package, build_package, verify_package
 from deployment.prompts.parity import chats
 from deployment.prompts.prompt import Prompt
-from deployment.runtimes.decoding import Limits
+from deployment.runtimes.decoding import AnswerLimits
 
 COMMANDS = ("Hydraulic leak at press SG-402", "What is the weather tomorrow?", "  Prüfe <Ölstand>\tjetzt ")
-LIMITS = Limits(num_ctx=512, num_predict=24)
+LIMITS = AnswerLimits(num_ctx=512, num_predict=24)
 
 
 @pytest.fixture(params=["", "Answer with JSON only.\nNothing else."], ids=["plain", "instructed"])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from deployment.packages.modelfile import Modelfile, parse_modelfile, read_modelfile
 from deployment.prompts.ollama_prompt import ollama_prompt
 from deployment.prompts.prompt import Message, Prompt
-from deployment.runtimes.decoding import Limits
+from deployment.runtimes.decoding import AnswerLimits
 from registry.errors import UsageError
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=80)
@@ -15,7 +15,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=8
 
 
 def modelfile(instruction: str = "") -> Modelfile:
-    return Modelfile.of("m-q8_0.gguf", Prompt(instruction=instruction), Limits(), "Terms.")
+    return Modelfile.of("m-q8_0.gguf", Prompt(instruction=instruction), AnswerLimits(), "Terms.")
 
 
 @given(instruction=ANY_TEXT, command=ANY_TEXT)
@@ -27,7 +27,9 @@ def test_the_go_template_renders_the_prompt_of_training(instruction: str, comman
 
 @given(instruction=ANY_TEXT, licence=TEXT)
 def test_what_is_rendered_is_read_back(instruction: str, licence: str) -> None:
-    file = Modelfile.of("m-q8_0.gguf", Prompt(instruction=instruction), Limits(num_ctx=512, num_predict=64), licence)
+    file = Modelfile.of(
+        "m-q8_0.gguf", Prompt(instruction=instruction), AnswerLimits(num_ctx=512, num_predict=64), licence
+    )
     assert parse_modelfile(file.render()) == file
 
 
@@ -58,7 +60,7 @@ def test_the_system_of_an_earlier_package_is_read() -> None:
 
 
 def test_limits_are_read_back() -> None:
-    limits = Limits(num_ctx=2048, num_predict=300)
+    limits = AnswerLimits(num_ctx=2048, num_predict=300)
     assert Modelfile.of("a.gguf", Prompt(), limits, "").limits == limits
     with pytest.raises(UsageError, match=r"Modelfile of a\.gguf sets no num_predict"):
         _ = parse_modelfile('FROM ./a.gguf\nTEMPLATE """x"""\nPARAMETER num_ctx 512\n').limits
@@ -66,7 +68,7 @@ def test_limits_are_read_back() -> None:
 
 def test_a_text_that_the_quotes_cannot_hold_is_refused() -> None:
     with pytest.raises(UsageError, match="LICENSE of a Modelfile cannot hold"):
-        Modelfile.of("a.gguf", Prompt(), Limits(), 'Say """ok""".').render()
+        Modelfile.of("a.gguf", Prompt(), AnswerLimits(), 'Say """ok""".').render()
 
 
 @pytest.mark.parametrize(

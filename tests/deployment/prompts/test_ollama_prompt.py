@@ -10,7 +10,7 @@ from deployment.prompts.ollama_prompt import ollama_prompt
 from deployment.prompts.parity import COMMANDS, chats, rendered_otherwise, tried_chats
 from deployment.prompts.prompt import Message, Prompt, ollama_template, prompt_of
 from deployment.prompts.turns import Turns
-from deployment.runtimes.decoding import Limits
+from deployment.runtimes.decoding import AnswerLimits
 from registry.errors import UsageError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=60)
@@ -29,7 +29,7 @@ def test_our_template_renders_the_last_command_of_any_chat(
     form: Turns, command: str, earlier: list[str], system: str, instruction: str
 ) -> None:
     prompt = Prompt(instruction=instruction, turns=form)
-    modelfile = Modelfile.of("a.gguf", prompt, Limits(), "")
+    modelfile = Modelfile.of("a.gguf", prompt, AnswerLimits(), "")
     history = [Message("user" if number % 2 else "assistant", text) for number, text in enumerate(earlier, start=1)]
     chat = [Message("system", system), *history, Message("assistant", "{}"), Message("user", command)]
     assert ollama_prompt(modelfile.template, chat, system="You are a helpful assistant.") == prompt.render(command)
@@ -80,7 +80,7 @@ def test_the_chats_that_are_tried_hold_what_users_type_and_clients_add() -> None
     ids=["role", "answer", "history", "system"],
 )
 def test_another_template_is_found(change: Callable[[str], str]) -> None:
-    modelfile = Modelfile.of("a.gguf", Prompt(), Limits(), "")
+    modelfile = Modelfile.of("a.gguf", Prompt(), AnswerLimits(), "")
     wrong = replace(modelfile, template=change(modelfile.template))
     assert wrong.template != modelfile.template
     assert rendered_otherwise(modelfile, Prompt(), COMMANDS) is None

@@ -9,7 +9,7 @@ from deployment.packages.modelfile import Modelfile
 from deployment.prompts.ollama_prompt import ollama_prompt
 from deployment.prompts.prompt import Message, Prompt, chat_template
 from deployment.prompts.turns import Turns, as_plain_text, turns_in
-from deployment.runtimes.decoding import Limits
+from deployment.runtimes.decoding import AnswerLimits
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=40)
 every_format = pytest.mark.parametrize("turns", list(Turns))
@@ -32,7 +32,7 @@ def test_the_chat_template_renders_the_prompt_of_training(turns: Turns, instruct
 @given(instruction=TEXT, command=TEXT)
 def test_the_modelfile_renders_the_prompt_of_training(turns: Turns, instruction: str, command: str) -> None:
     prompt = Prompt(instruction=instruction, turns=turns)
-    modelfile = Modelfile.of("m.gguf", prompt, Limits(), "Terms.")
+    modelfile = Modelfile.of("m.gguf", prompt, AnswerLimits(), "Terms.")
     text = ollama_prompt(modelfile.template, [Message("user", command)], system=modelfile.system)
     assert text == prompt.render(command)
     assert modelfile.parameters["stop"] == (turns.form.end,)
