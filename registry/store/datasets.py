@@ -155,12 +155,6 @@ class AuditStore:
                 .values(used_at=datetime.now(UTC))
             )
 
-    def new_rows_since(self, dataset: str, snapshot_id: str) -> int:
-        """How many rows landed after this snapshot. Raises UsageError where it was never taken."""
-        with self._database.transaction() as connection:
-            before = _required_snapshot_rows(connection, dataset, snapshot_id)
-            return sum(_row_counts(connection, dataset).values()) - before
-
     def due(self, dataset: str, minimum_rows: int) -> Due:
         """Whether at least ``minimum_rows`` rows landed since the fullest snapshot that was trained on."""
         query = (

@@ -6,7 +6,6 @@ around 0, those beyond 6 are counted; of a norm, which has some hundred gains ar
 beyond 3.5 (the modified z-score of Iglewicz and Hoaglin, 1993).
 """
 
-import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -16,7 +15,6 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from registry.errors import UsageError
 from tasks.forensics.checkpoints import Checkpoint, StoredTensor, open_checkpoint
 from tasks.forensics.names import TensorKind, kind_of, layer_and_part, name_in_base, norm_offset
 from tasks.forensics.streaming import Chunks, outlying, summarise
@@ -93,14 +91,6 @@ class ModelStatistics(BaseModel):
         head = self.model_dump_json(exclude={"tensors"}).removesuffix("}")
         lines = ",\n".join(tensor.model_dump_json() for tensor in self.tensors)
         return f'{head},"tensors":[\n{lines}\n]}}\n'
-
-
-def read_statistics(path: Path) -> ModelStatistics:
-    """The statistics in a file that holds ``to_json``. Raises UsageError where it does not."""
-    try:
-        return ModelStatistics.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} holds no tensor statistics; write them with gemmill inspect --json.") from error
 
 
 def tensor_statistics(model: Path) -> ModelStatistics:

@@ -125,7 +125,6 @@ def test_due_counts_rows_since_the_snapshot_that_was_trained_on(store: AuditStor
     store.ingest("plant", [row(f"machine {n}") for n in range(8)], source="b", labels=LABELS)
     assert store.due("plant", 4).due is False
     assert store.due("plant", 3).due is True
-    assert store.new_rows_since("plant", "aaaaaaaaaaaa") == 3
 
 
 def test_rows_that_land_during_a_training_count_as_new(store: AuditStore) -> None:
@@ -139,8 +138,6 @@ def test_rows_that_land_during_a_training_count_as_new(store: AuditStore) -> Non
 def test_a_snapshot_that_was_never_taken_is_a_usage_error(store: AuditStore) -> None:
     with pytest.raises(UsageError, match="never taken"):
         store.mark_snapshot_used("plant", "bbbbbbbbbbbb")
-    with pytest.raises(UsageError, match="never taken"):
-        store.new_rows_since("plant", "bbbbbbbbbbbb")
 
 
 def test_two_ingestions_at_once_store_every_row_once(tmp_path: Path) -> None:
