@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from registry import artifacts
+from registry import files
 from registry.cores import usable_cores
 from registry.files import atomic_directory, read_at, write_text
 from tasks.gguf.container import GgufFile
@@ -20,7 +20,7 @@ def as_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pread", "sched_getaffinity"):
         monkeypatch.delattr(os, name, raising=False)
     monkeypatch.setattr("tasks.checkpoints.files._NON_BLOCKING", 0)
-    monkeypatch.setattr(artifacts, "_ON_WINDOWS", True)
+    monkeypatch.setattr(files, "_ON_WINDOWS", True)
 
 
 def test_threads_that_share_a_descriptor_without_pread_read_their_own_bytes(as_windows: None, tmp_path: Path) -> None:
