@@ -137,8 +137,9 @@ def test_what_runs_on_this_machine_is_not_asked_through_a_proxy(fake: FakeOllama
     monkeypatch.delenv("NO_PROXY", raising=False)
     with OllamaRuntime("gemma3-manufacturing", host=fake.address) as runtime:
         assert runtime.answer(["hello"])[0].text == "echo hello"
-    with http_server(lambda path, body: (200, {})) as url, HttpRuntime(url) as runtime:
-        assert runtime.answer(["hello"])[0].text == "{}"
+    answer = {"intent": "out_of_scope", "entities": {}}
+    with http_server(lambda path, body: (200, answer)) as url, HttpRuntime(url) as runtime:
+        assert json.loads(runtime.answer(["hello"])[0].text) == answer
 
 
 def test_a_gateway_answers_with_the_whole_body():
