@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_distill BASE [--batch 6] [--sequence 256] [--steps 3]
                                              [--losses gemmill plain trl]
 
-BASE is a Hugging Face folder, both teacher (bf16) and student (fp32 under bf16 autocast, embedding frozen, AdamW). Half
-of each sequence is the answer. The step's memory is the peak less what the process held with both models loaded. trl
+BASE is a Hugging Face folder, both teacher (bf16) and student (fp32 under bf16 autocast, embedding frozen, AdamW); on a
+machine that is faster in fp32 all of it is that. Half of each sequence is the answer. The step's memory is the peak less what the process held with both models loaded. trl
 comes with ``pip install .[bench]``; a peer that is not installed is left out.
 """
 
@@ -23,6 +23,7 @@ from tasks.training.examples import IGNORE_INDEX, Batch
 from tasks.training.models import load_model
 from tasks.training.objective import Objective
 from tests.benchmarks.child import median_seconds, report, resident_gib, run_child, step_clock
+from tests.benchmarks.decided import trains_in_bf16
 
 _MIX = {"temperature": 1.0, "alpha_kd": 1.0, "alpha_ce": 0.0}  # what trl's trainer computes
 VARIANTS = {"gemmill": "gemmill, chunked", "plain": "plain loss, all logits", "trl": "trl GKDTrainer"}
@@ -36,8 +37,8 @@ def make_batch(rows: int, width: int, vocabulary: int) -> Batch:
     return Batch(ids, torch.ones_like(ids), labels)
 
 
-def models(base: Path) -> tuple[Any, Any]:
-    student, teacher = load_model(base, bits=32), load_model(base, bits=16).eval().requires_grad_(False)
+def models(base: Path, teacher_bits: int) -> tuple[Any, Any]:
+    student, teacher = load_model(base, bits=32), load_model(base, bits=teacher_bits).eval().requires_grad_(False)
     student.get_input_embeddings().requires_grad_(False)
     with torch.no_grad():  # or the divergence and its gradient would be nothing
         for parameter in student.parameters():
@@ -53,17 +54,18 @@ def plain_loss(student: Any, teacher: Any, batch: Batch) -> torch.Tensor:
 
 
 def measure(variant: str, base: Path, rows: int, width: int, steps: int) -> None:
-    student, teacher = models(base)
+    bf16 = trains_in_bf16(base)
+    student, teacher = models(base, 16 if bf16 else 32)
     loaded = resident_gib()
     batch = make_batch(rows, width, student.config.vocab_size)
     if variant == "trl":
-        return measure_trl(student, teacher, batch, steps, loaded)
+        return measure_trl(student, teacher, batch, steps, loaded, bf16=bf16)
     optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=1e-5, fused=True)
-    objective = Objective(student, head_dtype=torch.bfloat16, teacher=teacher, **_MIX)
+    objective = Objective(student, head_dtype=torch.bfloat16 if bf16 else torch.float32, teacher=teacher, **_MIX)
     losses = []
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = objective(batch) if variant == "gemmill" else plain_loss(student, teacher, batch)
         losses.append(loss.item() / batch.response_tokens)
         loss.backward()
@@ -73,7 +75,7 @@ def measure(variant: str, base: Path, rows: int, width: int, steps: int) -> None
     return report(seconds=median_seconds(step, steps), loss=losses[0], loaded_gib=loaded)
 
 
-def measure_trl(student: Any, teacher: Any, batch: Batch, steps: int, loaded: float) -> None:
+def measure_trl(student: Any, teacher: Any, batch: Batch, steps: int, loaded: float, *, bf16: bool) -> None:
     """trl's own trainer; its steps are timed between the trainer's callbacks."""
     from statistics import median
 
@@ -92,7 +94,7 @@ def measure_trl(student: Any, teacher: Any, batch: Batch, steps: int, loaded: fl
 
     with TemporaryDirectory() as folder:
         arguments = GKDConfig(
-            output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=len(batch.input_ids), bf16=True,
+            output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=len(batch.input_ids), bf16=bf16,
             use_cpu=True, lmbda=0.0, beta=0.0, temperature=1.0, report_to=[], save_strategy="no", logging_steps=1,
             learning_rate=1e-5, gradient_checkpointing=False, disable_tqdm=True,
         )  # fmt: skip

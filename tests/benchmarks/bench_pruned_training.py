@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_pruned_training BASE PRUNED [--steps 6] [--batch 16]
 
 PRUNED is what ``gemmill prune-vocab BASE PRUNED`` wrote. Both train on the same records of the shipped sample, on the
-grid of Q4_0 in bf16 autocast over fp32 weights with AdamW, the embedding frozen; in KD steps they are their own
-teachers. The two take turns, so that a busy machine slows both.
+grid of Q4_0 with AdamW over fp32 weights, in bf16 autocast where this machine is faster in it, the embedding frozen; in
+KD steps they are their own teachers. The two take turns, so that a busy machine slows both.
 """
 
 import argparse

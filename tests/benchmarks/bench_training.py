@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.bench_training BASE [--steps 6] [--batch 16] [--train-embedding]
 
-BASE is a Hugging Face folder. All train on the shipped sample in bf16 autocast over fp32 weights with AdamW and, unless
-told otherwise, a frozen embedding. The two kinds of step take turns in one process, so that a busy machine slows both.
+BASE is a Hugging Face folder. All train on the shipped sample with AdamW over fp32 weights, in bf16 autocast where this
+machine is faster in it, and, unless told otherwise, with a frozen embedding. The two kinds of step take turns in one
+process, so that a busy machine slows both.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from tasks.training.examples import IGNORE_INDEX, Batch, Example, build_examples
 from tasks.training.models import load_model
 from tasks.training.objective import Objective
 from tests.benchmarks.child import report, run_child, step_clock
+from tests.benchmarks.decided import trains_in_bf16
 
 
 def sample_examples(base: Path) -> list[Example]:
@@ -51,15 +53,17 @@ class Trainee:
             described = describe(read_json(base / "config.json"))
             plan = plan_types(described, weights=quant, embedding=QuantType.Q8_0)
             qat.attach(model, {name: tensor.type for name, tensor in plan.items()})
+        self._bf16 = trains_in_bf16(base)
         distil: dict[str, Any] = {}
         if teacher:
             distil = {
-                "teacher": load_model(teacher, bits=16).eval(),
+                "teacher": load_model(teacher, bits=16 if self._bf16 else 32).eval(),
                 "temperature": 2.0,
                 "alpha_kd": 0.5,
                 "alpha_ce": 0.5,
             }
-        self._objective = Objective(model, head_dtype=torch.bfloat16, **distil).train()
+        head_dtype = torch.bfloat16 if self._bf16 else torch.float32
+        self._objective = Objective(model, head_dtype=head_dtype, **distil).train()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
         self._parameters = parameters
@@ -67,7 +71,7 @@ class Trainee:
 
     def step(self, batch: Batch) -> None:
         started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
             loss = self._objective(batch)
         (loss / batch.response_tokens).backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
@@ -113,8 +117,9 @@ def measure_trainer(base: Path, steps: int, batch_size: int, train_embedding: bo
 
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=batch_size, bf16=True, use_cpu=True,
-            report_to=[], save_strategy="no", learning_rate=1e-5, disable_tqdm=True, remove_unused_columns=False,
+            output_dir=folder, max_steps=steps + 1, per_device_train_batch_size=batch_size, bf16=trains_in_bf16(base),
+            use_cpu=True, report_to=[], save_strategy="no", learning_rate=1e-5, disable_tqdm=True,
+            remove_unused_columns=False,
         )  # fmt: skip
         examples: Any = sample_examples(base)
         trainer = Trainer(

@@ -37,7 +37,7 @@ def test_a_1b_teacher_in_four_bits_distils_into_a_270m_student_that_ships(
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; pip install 'gemmill[bitsandbytes]'")
     few = records[:8]
-    once = {"max_steps": 1, "epochs": 1, "precision": "bf16", "learning_rate": 1e-4}
+    once = {"max_steps": 1, "epochs": 1, "precision": "fp32", "learning_rate": 1e-4}
     run_fit(bases["1b"], tmp_path / "teacher", few, labels, make_recipe(load_bits=4, **ADAPTER, **once))
     teaching = make_teaching(tmp_path / "teacher", teacher_bits=4)
     recipe = make_recipe(qat=True, train_embedding=False, **once)
