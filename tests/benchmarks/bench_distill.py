@@ -4,8 +4,9 @@
                                              [--losses gemmill plain trl]
 
 BASE is a Hugging Face folder, both teacher (bf16) and student (fp32 under bf16 autocast, embedding frozen, AdamW); on a
-machine that is faster in fp32 all of it is that. Half of each sequence is the answer. The step's memory is the peak less what the process held with both models loaded. trl
-comes with ``pip install .[bench]``; a peer that is not installed is left out.
+machine that is faster in fp32 all of it is that. Half of each sequence is the answer. The step's memory is the peak
+less what the process held with both models loaded. trl comes with ``pip install .[bench]``; a peer that is not
+installed is left out.
 """
 
 import argparse
