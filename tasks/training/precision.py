@@ -32,6 +32,7 @@ _ROWS = 128  # of an input; a step has more, but loses on what it computes in bf
 _RUNS = 5  # of a matrix in each type, the fastest counts
 _SECONDS = 0.4  # after which no further matrix is tried
 _WORTHWHILE = 0.9  # of the time of float32 at most, or the exact type is taken
+_WORTH_CASTING = 1 << 17  # weights of a model's largest matrix, on a GPU: tiny's have a third of that, all others more
 _NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 _ISA_VARIABLES = ("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
 
@@ -68,15 +69,15 @@ def decided(shapes: Shapes, recipe: TrainingRecipe, *, kept: Path, title: str) -
 
 def choose(shapes: Shapes, *, kept: Path) -> Choice:
     """What :func:`measure` finds, from ``kept`` where it was found before; a GPU is only asked for its units."""
-    if torch.cuda.is_available():
-        units = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Choice(precision="bf16" if units else "fp32", device=torch.cuda.get_device_name())
     matrices = Counter(
         (rows, columns)
         for name, (rows, *rest) in shapes.items()
         for columns in rest
         if name not in (EMBEDDING, OUTPUT)  # they cost in proportion
     )
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) and max(map(prod, matrices)) >= _WORTH_CASTING
+        return Choice(precision="bf16" if fast else "fp32", device=torch.cuda.get_device_name())
     processor = _processor()
     facts = {"processor": processor, "torch": torch.__version__, "matrices": sorted(matrices.items())}
     path = kept / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.json"

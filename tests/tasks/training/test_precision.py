@@ -124,16 +124,21 @@ def test_what_the_recipe_says_is_not_measured(takes, shapes, tmp_path: Path) -> 
     assert not asked
 
 
-@pytest.mark.parametrize(("units", "expected"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(
+    ("units", "matrix", "expected"),
+    [(True, (1024, 640), "bf16"), (False, (1024, 640), "fp32"), (True, (384, 128), "fp32")],
+    ids=["units", "no units", "tiny"],
+)
 def test_a_gpu_is_asked_for_its_units(
-    takes, shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: bool, expected: str
+    takes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: bool, matrix: tuple[int, int], expected: str
 ) -> None:
     asked = takes(1.0, 1.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: units or including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
-    assert str(choose(shapes, kept=tmp_path)) == f"{'bfloat16' if units else 'float32'} on GPU"
-    assert expected == choose(shapes, kept=tmp_path).precision and not asked
+    choice = choose({"model.layers.0.mlp.up_proj.weight": matrix, "model.norm.weight": (640,)}, kept=tmp_path)
+    assert choice.precision == expected and not asked
+    assert str(choice) == f"{'bfloat16' if expected == 'bf16' else 'float32'} on GPU"
 
 
 def test_the_teachers_bits_follow_the_students_arithmetic() -> None:
