@@ -1,7 +1,7 @@
 """What an architecture's description consists of, and what follows from one for a single model.
 
 An :class:`Architecture` says all that sets it apart: names on both sides, shapes, metadata keys, what its norms and its
-rotary heads look like in a GGUF file. The rest of ``gguf_export`` asks a :class:`Model` and knows no architecture.
+rotary heads look like in a GGUF file. The rest of the house asks a :class:`Model` and knows no architecture.
 """
 
 import re
