@@ -49,6 +49,7 @@ bench: $(VENV)/.installed-dev $(VENV)/.installed-bench $(VENV)/upstream/.install
 	$(BIN)/python -m tests.benchmarks.bench_inspect $(MODELS)
 	$(if $(filter %.gguf,$(MODELS)),$(BIN)/python -m tests.benchmarks.bench_import $(filter %.gguf,$(MODELS)))
 	$(if $(filter %.gguf,$(MODELS)),$(BIN)/python -m tests.benchmarks.bench_device $(filter %.gguf,$(MODELS)))
+	$(BIN)/python -m tests.benchmarks.bench_precision $(BASE)
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_export $(BASE))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_distill $(BASE))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_training $(BASE))
