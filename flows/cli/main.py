@@ -4,30 +4,22 @@ Exit codes: 0 done, 1 a fault of gemmill, 2 bad usage or configuration, 3 a gate
 verification a file, 4 data refused, 5 a service is out of reach.
 """
 
-import json
 import os
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flows.cli import models as model_commands
+from flows.cli import data, models, versions
 from flows.cli.options import (
-    MODEL_NAME,
-    AliasOption,
     DatasetOption,
     HomeOption,
-    JsonOption,
     LabelsOption,
-    ModelNameOption,
-    RetrainingProfileOption,
     SummaryOption,
-    VersionArgument,
     locate_home,
     located_home,
-    require_all_writable,
     require_prefect,
 )
 from registry.errors import GemmillError
@@ -37,7 +29,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(model_commands.app)
 
 
 def _tell_version(wanted: bool) -> None:
@@ -57,53 +48,6 @@ def _prepare(
 
     set_up_logging(verbose=verbose)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
-
-
-@app.command(rich_help_panel="Data")
-def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Audit files (.jsonl) or folders of them.")],
-    dataset: DatasetOption = None,
-    labels: LabelsOption = None,
-    profile: RetrainingProfileOption = "tiny",
-    home: HomeOption = None,
-    summary: SummaryOption = None,
-) -> None:
-    """Put audit records into the audit store; refuse files with bad lines as a whole."""
-    place = locate_home(home)
-    require_prefect()
-    from flows import ingest as flow
-    from flows.cli.console import console
-    from registry.files import write_text
-
-    report = flow.ingest(paths, dataset=dataset, labels=labels, home=place, profile=profile)
-    if summary:
-        write_text(summary, report.model_dump_json(indent=2) + "\n")
-    console.print(flow.ingest_table(report))
-
-
-@app.command(rich_help_panel="Data")
-def due(
-    dataset: DatasetOption = None,
-    profile: RetrainingProfileOption = "tiny",
-    home: HomeOption = None,
-    summary: SummaryOption = None,
-) -> None:
-    """Say whether enough new rows have landed since the last training."""
-    place = locate_home(home)
-    from flows.cli.console import console
-    from flows.ingest import due as is_due
-    from registry.files import write_text
-
-    found = is_due(dataset, place, profile)
-    if summary:
-        told = {name: verdict.model_dump() for name, verdict in found.items()}
-        write_text(summary, json.dumps(told if len(told) > 1 else next(iter(told.values())), indent=2) + "\n")
-    for name, verdict in found.items():
-        since = f"since snapshot {verdict.since_snapshot}" if verdict.since_snapshot else "and none was trained on yet"
-        console.print(
-            f"Retraining on {name} is {'due' if verdict.due else 'not due'}: {verdict.new_rows:,} new rows {since}; "
-            f"{verdict.minimum_rows:,} make it due."
-        )
 
 
 @app.command(rich_help_panel="Training")
@@ -128,9 +72,12 @@ def retrain(
     settings.require_packages()
     place = locate_home(home)
     require_prefect()
-    from flows import retrain as flow
-    from flows.cli.console import print_retrain
-    from flows.summary import CandidateBlocked
+    from flows.cli.console import errors, print_retrain
+
+    errors.print(f"Retraining with profile {settings.name} in {place}", highlight=False, markup=False)
+    with errors.status("starting Prefect and MLflow"):
+        from flows import retrain as flow
+        from flows.summary import CandidateBlocked
 
     try:
         result = flow.retrain(
@@ -142,86 +89,8 @@ def retrain(
     print_retrain(result, home)
 
 
-@app.command(rich_help_panel="Versions and devices")
-def versions(
-    model_name: ModelNameOption = MODEL_NAME,
-    home: HomeOption = None,
-    json_path: JsonOption = None,
-) -> None:
-    """List the versions of the registered model: aliases, verdict, figures, data."""
-    require_all_writable(json_path)
-    from flows.cli.console import console, version_table
-    from registry import models
-    from registry.files import write_text
-
-    models.connect(locate_home(home))
-    found = models.versions(model_name)
-    if json_path:
-        write_text(json_path, json.dumps([version.model_dump() for version in found], indent=2) + "\n")
-    console.print(version_table(model_name, found))
-
-
-@app.command(rich_help_panel="Versions and devices")
-def promote(
-    version: VersionArgument,
-    model_name: ModelNameOption = MODEL_NAME,
-    home: HomeOption = None,
-    summary: SummaryOption = None,
-) -> None:
-    """Make a version the champion; refuse one whose gates failed."""
-    from registry import models
-
-    models.connect(locate_home(home))
-    _report_version(models.promote(model_name, version), summary)
-
-
-@app.command(rich_help_panel="Versions and devices")
-def rollback(
-    model_name: ModelNameOption = MODEL_NAME,
-    home: HomeOption = None,
-    summary: SummaryOption = None,
-) -> None:
-    """Bring the previous champion back, in one step."""
-    from registry import models
-
-    models.connect(locate_home(home))
-    _report_version(models.rollback(model_name), summary)
-
-
-@app.command(rich_help_panel="Versions and devices")
-def deploy(
-    alias: AliasOption = "champion",
-    device: Annotated[list[str] | None, typer.Option(help="Ollama to deploy to; else OLLAMA_HOST.")] = None,
-    model_name: ModelNameOption = MODEL_NAME,
-    home: HomeOption = None,
-    summary: SummaryOption = None,
-) -> None:
-    """Put a version on devices that run Ollama, and ask each its golden prompts."""
-    place = locate_home(home)
-    require_prefect()
-    from flows import deploy as flow
-    from flows.cli.console import console, device_table
-    from registry.files import write_text
-
-    def tell(report: flow.DeployReport) -> None:
-        if summary:
-            write_text(summary, report.model_dump_json(indent=2) + "\n")
-        console.print(device_table(report))
-
-    try:
-        tell(flow.deploy(model_name, alias, device, place))
-    except flow.DevicesFailed as failed:
-        tell(failed.report)
-        raise
-
-
-def _report_version(version: Any, summary: Path | None) -> None:
-    from flows.cli.console import console
-    from registry.files import write_text
-
-    if summary:
-        write_text(summary, version.model_dump_json(indent=2) + "\n")
-    console.print(f"{version.name} version {version.version} is {', '.join(version.aliases)}.")
+for _commands in (data, versions, models):  # in the order of --help
+    app.add_typer(_commands.app)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from data_checks.sample import SAMPLE_DIR
 from flows.cli import main as cli
-from registry.tracking import client as mlflow_store
+from registry.tracking import client
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 
@@ -22,7 +22,7 @@ def gemmill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """``gemmill`` in this process, which is afterwards as it was: loggers, settings and MLflow's connection."""
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(mlflow_store, "_connection", None)
+    monkeypatch.setattr(client, "_connection", None)
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
 

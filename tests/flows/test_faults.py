@@ -12,8 +12,7 @@ from command_line import Gemmill, gemmill_process
 from torch import OutOfMemoryError
 
 import flows
-from flows.cli import faults
-from flows.cli import models as model_commands
+from flows.cli import faults, models
 from flows.cli.faults import as_expected
 from registry.errors import GateBlocked, ServiceUnavailable, UsageError
 from registry.store.datasets import AuditStore
@@ -71,7 +70,7 @@ def test_a_fault_of_gemmill_is_a_sentence_with_a_log_and_exits_with_1(
         raise KeyError(f"http://bob:{_SECRET}@plant")
 
     monkeypatch.setenv("GEMMILL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(model_commands, "require_all_writable", fail)
+    monkeypatch.setattr(models, "require_all_writable", fail)
     ran = gemmill("inspect", "model")
     ran.assert_refused(1, "a fault of its own, KeyError")
     assert "\n" not in ran.err.strip() and "Nothing that was stored is lost" in ran.err

@@ -9,7 +9,7 @@ from registry.errors import UsageError
 from registry.files import write_text
 from registry.home import Home
 from registry.store.datasets import AuditStore
-from registry.tracking import client as mlflow_store
+from registry.tracking import client
 
 RECORD = {"command": "SG-1 leaks", "response": {"intent": "report_issue", "entities": {}}}
 
@@ -61,7 +61,7 @@ def test_any_name_of_a_home_is_its_folder(name: str, tmp_path: Path, monkeypatch
 def test_mlflow_stays_in_a_home_of_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(mlflow_store, "_connection", None)
+    monkeypatch.setattr(client, "_connection", None)
     home = Home(path=tmp_path / name).made()
     models.connect(home.path)
     write_text(home.texts / "note", "kept")

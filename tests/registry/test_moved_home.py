@@ -10,7 +10,7 @@ from registered import register
 from registry import models
 from registry.artifacts import Artifact
 from registry.home import Home
-from registry.tracking import client as mlflow_store
+from registry.tracking import client
 from registry.tracking.client import connection
 
 
@@ -20,7 +20,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("moved")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setattr(mlflow_store, "_connection", None)
+        patch.setattr(client, "_connection", None)
         models.connect(folder / "home")
         register(folder / "packages", "plant", "one")
     return folder / "home"
@@ -30,7 +30,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def original(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """That home under a name that is quoted in addresses."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(mlflow_store, "_connection", None)
+    monkeypatch.setattr(client, "_connection", None)
     home = Home(path=tmp_path / "plant 7%")
     shutil.copytree(template, home.path)
     models.connect(home.path)

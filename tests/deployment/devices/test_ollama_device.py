@@ -12,7 +12,6 @@ from canned_server import CannedServer
 from fake_ollama import FakeOllama, Model
 from small_package import GOLDEN, NAME, make_package, small_gguf
 
-from deployment.devices import ollama as ollama_device
 from deployment.devices.ollama import DeviceReport, FileRewritten, deploy_package
 from deployment.packages.package import Package
 from deployment.prompts.parity import chats
@@ -166,7 +165,7 @@ def test_what_another_machines_deploy_puts_there_meanwhile_is_told(package: Pack
 def test_a_deploy_that_waits_for_another_in_vain_is_out_of_reach(
     package: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ollama_device, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("deployment.devices.ollama._LOCK_SECONDS", 0.05)
 
     def second(prompt: str, options: dict[str, Any]) -> str:
         with pytest.raises(ServiceUnavailable, match="Another deploy is at work on"):
