@@ -18,6 +18,7 @@ from registry.records import answer_text, load_label_set
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+ROOMS = ("flows", "tasks", "registry", "deployment", "data_checks")
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -144,3 +145,10 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing_from_elsewhere(
         assert "mermaid" not in loaded.classes, page  # the theme's script would fetch a renderer
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"url\(['\"]?https?:|@import", style.read_text(encoding="utf-8")), style
+
+
+def test_the_architecture_page_shows_every_folder_of_code() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text().split("```text\n")[2].split("```")[0]
+    named = set(re.findall(r"[\w.]+(?=/)", tree))
+    code = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    assert {folder for path in code for folder in path.relative_to(ROOT).parts[:-1]} <= named
