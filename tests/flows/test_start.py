@@ -7,7 +7,7 @@ import pytest
 
 _SHOW = """
 import sys
-from flows import cli
+from flows.cli import main as cli
 sys.argv = ["gemmill", *{arguments}]
 try:
     cli.main()

@@ -44,7 +44,7 @@ def test_a_snapshot_holds_the_splits_the_labels_and_a_manifest(tmp_path: Path) -
     assert {path.name for path in snapshot.path.iterdir()} == {
         "train.jsonl", "validation.jsonl", "test.jsonl", "labels.toml", "manifest.json",
     }  # fmt: skip
-    assert snapshot.labels.read_text() == LABELS
+    assert (snapshot.path / "labels.toml").read_text() == LABELS
     (line,) = snapshot.split("test").read_text().splitlines()
     assert json.loads(line) == {
         "command": "SG-4 leaks",

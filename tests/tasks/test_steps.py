@@ -56,7 +56,7 @@ def counting(home: Path, **inputs: Any) -> tuple[Counted, Steps]:
 @pytest.fixture(autouse=True)
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module that the step imports, in a repository of the test's own."""
-    module = tmp_path / "root" / "deployment" / "prompt.py"
+    module = tmp_path / "root" / "deployment" / "prompts" / "prompt.py"
     module.parent.mkdir(parents=True)
     module.write_text("import gguf\n")
     monkeypatch.setattr(code_module, "_ROOT", tmp_path / "root")
