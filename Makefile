@@ -55,8 +55,9 @@ bench: $(VENV)/.installed-dev $(VENV)/.installed-bench $(VENV)/upstream/.install
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_training $(BASE))
 	$(if $(BASE),$(BIN)/python -m tests.benchmarks.bench_vocabulary $(BASE))
 
+# .gemmill stays: it holds audit data and registered versions
 clean:
-	rm -rf $(VENV) .gemmill build *.egg-info
+	rm -rf $(VENV) build *.egg-info
 
 # llama.cpp's own converter and quantiser, which the exporter is compared with
 $(VENV)/upstream/.installed: constraints.txt

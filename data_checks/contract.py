@@ -1,7 +1,6 @@
-"""The record contract: one audit command with the JSON answer that a device should give.
+"""The record contract held against files: each line of JSON Lines becomes a record or a problem.
 
-Intents and entity types are data: a plant brings its own label set as a TOML file. Everything that checks or
-constrains an answer (validation, constrained decoding, the package's schema) uses the JSON Schema made here.
+What a record is, and the JSON Schema of its answers, is in registry.records.
 """
 
 import codecs

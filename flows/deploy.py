@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class DeviceFailure(BaseModel):
-    """A device that was not switched over, and why."""
+    """A device on which the deploy failed, and why; the reason says where it was switched over all the same."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,7 +44,7 @@ class DeployReport(BaseModel):
 
 
 class DevicesFailed(GemmillError):
-    """Devices were not switched over; ``report`` tells which, ``exit_code`` is the first failure's."""
+    """The deploy to devices failed; ``report`` tells which, ``exit_code`` is the first failure's."""
 
     def __init__(self, report: DeployReport, first: GemmillError) -> None:
         total = len(report.devices) + len(report.failures)
@@ -76,7 +76,7 @@ def deploy_version(model_name: str, alias: str, devices: Sequence[str] = (), hom
 
     Without ``devices``, the Ollama of OLLAMA_HOST, else of this machine. A device that fails does not stop
     the others. Raises GateBlocked for a version whose gates did not pass, whoever moved the alias there, and
-    DevicesFailed, after all were tried, where a device was not switched over.
+    DevicesFailed, after all were tried, where one failed.
     """
     located = Home.locate(home).made()
     models.connect(located.path)

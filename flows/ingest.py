@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -110,7 +111,7 @@ def ingest_paths(
 
 def ingest_table(report: IngestReport) -> Table:
     """What an ingestion did, for the terminal: the figures, then every command with two answers."""
-    table = Table(title=f"{report.source} -> dataset {report.dataset}", show_header=False)
+    table = Table(title=escape(f"{report.source} -> dataset {report.dataset}"), show_header=False)
     figures = {
         "read": report.read,
         "new": report.new,

@@ -49,11 +49,12 @@ def open_run(settings: Profile, home: Home, snapshot: Snapshot, texts: list[Path
 
 
 def git_revision() -> str:
-    """The revision of the code that runs; "unknown" outside a checkout."""
+    """The revision of the code that runs; "unknown" outside a checkout of its own."""
+    code = Path(__file__).resolve().parent.parent
+    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        said = subprocess.run(command, cwd=code, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return result.stdout.strip()
+    checkout, revision = said.splitlines()
+    return revision if Path(checkout).resolve() == code else "unknown"  # else of what gemmill is installed in

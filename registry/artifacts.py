@@ -1,7 +1,6 @@
 """An artifact is a path with its digest; this is what travels between steps.
 
-Files are written under a temporary name, flushed to disk and renamed, so a path holds the whole thing or nothing.
-What is written can be read by whom the folder around it lets in, nobody else: a private home keeps its texts private.
+Its path holds the whole thing or nothing, as registry.files writes it.
 """
 
 import hashlib

@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all: written under a temporary name, flushed to disk and renamed."""
+"""Files that are there whole or not at all: written under a temporary name, flushed to disk and renamed.
+
+What is written can be read by whom the folder around it lets in, nobody else: a private home keeps its texts private.
+"""
 
 import errno
 import hashlib

@@ -1,7 +1,7 @@
 """The model registry: runs, versions of packages, and the way from one champion to the next.
 
 MLflow keeps them. Devices are served by whatever the alias ``champion`` points to, whether gemmill or a
-person in the MLflow UI moved it there. This module and its ``mlflow_*`` parts alone import mlflow.
+person in the MLflow UI moved it there. This module and registry.tracking, which it stands before, alone import mlflow.
 """
 
 import json

@@ -189,10 +189,10 @@ def parse_answer(text: str) -> Response | None:
 
 
 def same_answer(a: str, b: str) -> bool:
-    """Whether two outputs are one response, blanks aside, or the same text where they are none."""
+    """Whether two outputs are one response, or where they are none the same text, blanks around it aside."""
     one, other = parse_answer(a), parse_answer(b)
     if one is None or other is None:
-        return a == b
+        return a.strip() == b.strip()
     return one.intent == other.intent and one.entity_values() == other.entity_values()
 
 

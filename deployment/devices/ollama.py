@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from deployment.packages.package import Golden, Package
 from deployment.runtimes.ollama import OllamaClient
 from registry.errors import GateBlocked, NoAnswer, ServiceUnavailable, UsageError
-from registry.records import parse_answer
+from registry.records import same_answer
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _LOCK_SECONDS = 1800.0  # another deploy to the device sends, loads and asks its
 _SEED = 0
 _SHOWN = 300  # characters of a wrong answer
 _CANDIDATE_TAG = "candidate"
-_LEFT_OVER_SECONDS = 3600.0  # no deploy takes that long
+_LEFT_OVER_SECONDS = 3 * 3600.0  # a candidate at work is asked eight golden prompts of up to 600 s each
 
 
 class DeviceReport(BaseModel):
@@ -60,7 +60,8 @@ def deploy_package(package: Package, *, name: str, locks: Path, host: str | None
         FileRewritten: the device's file has another digest.
         GateBlocked: a golden answer comes back different, or the device tells another digest after the switch.
 
-    But for the last, ``name`` answers as before then.
+    ``name`` answers as before then, but where the digest after the switch is another one or cannot be read, which the
+    error says, or where the device goes out of reach while it switches.
     """
     started = time.monotonic()
     device = OllamaClient(host, timeout=_ANSWER_SECONDS)
@@ -79,7 +80,7 @@ def deploy_package(package: Package, *, name: str, locks: Path, host: str | None
             device.copy(candidate, f"{name}:latest")
         finally:
             _delete(device, candidate)
-        digest = device.gguf_sha256(f"{name}:latest")
+        digest = _digest_after_switch(device, name)
     if digest != package.gguf_sha256:
         raise GateBlocked(
             f"{device.address} runs {digest} as {name} after the switch, not {package.gguf_sha256}; another deploy "
@@ -111,7 +112,7 @@ def _alone(device: OllamaClient, locks: Path) -> Iterator[None]:
 
 
 def _delete_leftovers(device: OllamaClient, name: str) -> None:
-    """Forget the candidates of deploys that were killed; those of the last hour may be another machine's at work."""
+    """Forget the candidates of deploys that were killed; younger ones may be another machine's at work."""
     for model, age in device.models().items():
         if model.startswith(f"{name}:{_CANDIDATE_TAG}") and (age is None or age > _LEFT_OVER_SECONDS):
             _delete(device, model)
@@ -130,7 +131,7 @@ def _ask(device: OllamaClient, name: str, golden: tuple[Golden, ...]) -> tuple[i
         tokens += reply.eval_count or 0
         nanoseconds += reply.eval_duration or 0
         answer = reply.response or ""
-        if not _same_answer(answer, item.answer):
+        if not same_answer(answer, item.answer):
             wrong.append((item, answer))
     if wrong:
         item, answer = wrong[0]
@@ -142,6 +143,13 @@ def _ask(device: OllamaClient, name: str, golden: tuple[Golden, ...]) -> tuple[i
     return len(golden), tokens / nanoseconds * 1e9 if nanoseconds else None
 
 
+def _digest_after_switch(device: OllamaClient, name: str) -> str:
+    try:
+        return device.gguf_sha256(f"{name}:latest")
+    except (ServiceUnavailable, UsageError) as error:
+        raise type(error)(f"{device.address} was switched over, but its digest could not be read: {error}") from error
+
+
 def _delete(device: OllamaClient, name: str) -> None:
     """Forget ``name``, if the device knows it and can be reached."""
     try:
@@ -150,9 +158,3 @@ def _delete(device: OllamaClient, name: str) -> None:
         logger.debug("%s has no %s to delete", device.address, name)
     except ServiceUnavailable as error:
         logger.warning("%s stays on the device: %s", name, error)
-
-
-def _same_answer(answer: str, expected: str) -> bool:
-    """Whether two answers say the same; white space in JSON says nothing."""
-    wanted = parse_answer(expected)
-    return answer.strip() == expected.strip() if wanted is None else parse_answer(answer) == wanted

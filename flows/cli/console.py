@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 130  # of output that goes to a file or another program
 _SHOWN_TOKENS = 5
 
-console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-errors = Console(stderr=True)
+# an IPv6 address such as fe80::a:1 holds :a:, the name of an emoji
+console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, emoji=False)
+errors = Console(stderr=True, emoji=False)
 _OURS = ("flows", "tasks", "registry", "deployment", "data_checks")
 
 
@@ -67,7 +68,8 @@ def artifact_table(artifacts: list[Artifact]) -> Table:
     for column in ("kind", "MB", "sha256", "path"):
         table.add_column(column, justify="right" if column == "MB" else "left", overflow="fold")
     for artifact in artifacts:
-        table.add_row(artifact.kind, f"{artifact.bytes / 1e6:.1f}", artifact.sha256[:12], str(artifact.path))
+        megabytes, path = f"{artifact.bytes / 1e6:.1f}", escape(str(artifact.path))
+        table.add_row(escape(artifact.kind), megabytes, artifact.sha256[:12], path)
     return table
 
 
@@ -122,33 +124,33 @@ def version_table(model_name: str, versions: Sequence["RegisteredVersion"]) -> T
     """The versions of a model, newest first."""
     from tasks.reports.page import percent
 
-    table = Table(title=model_name)
+    table = Table(title=escape(model_name))
     for column in ("version", "aliases", "gates", "exact match", "entity F1", "profile", "snapshot"):
         table.add_column(column, justify="right" if column in ("version", "exact match", "entity F1") else "left")
     for version in versions:
         exact, f1 = (version.metrics.get(name) for name in ("exact_match", "entity_f1"))
         table.add_row(
             str(version.version),
-            ", ".join(version.aliases),
+            escape(", ".join(version.aliases)),
             "[green]passed[/]" if version.passed else f"[red]{escape(version.tags.get('gates', 'no verdict'))}[/]",
             percent(exact),
             percent(f1),
-            version.tags.get("profile", "–"),
-            version.tags.get("snapshot_sha256", "–")[:12],
+            escape(version.tags.get("profile", "–")),
+            escape(version.tags.get("snapshot_sha256", "–")[:12]),
         )
     return table
 
 
 def device_table(report: "DeployReport") -> Table:
-    table = Table(title=f"{report.model_name} version {report.model_version} ({report.alias})")
+    table = Table(title=escape(f"{report.model_name} version {report.model_version} ({report.alias})"))
     for column in ("device", "SHA-256 there", "golden answers", "tokens/s", "result"):
         table.add_column(column, overflow="fold")
     for done in report.devices:
         speed = f"{done.tokens_per_second:.0f}" if done.tokens_per_second else "–"
         golden = f"{done.golden_passed} of {done.golden_total}"
-        table.add_row(done.device, done.gguf_sha256[:12], golden, speed, "[green]deployed[/]")
+        table.add_row(escape(done.device), done.gguf_sha256[:12], golden, speed, "[green]deployed[/]")
     for failure in report.failures:
-        table.add_row(failure.device, "–", "–", "–", f"[red]{escape(failure.reason)}[/]")
+        table.add_row(escape(failure.device), "–", "–", "–", f"[red]{escape(failure.reason)}[/]")
     return table
 
 

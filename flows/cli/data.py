@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import (
-    DatasetOption,
     HomeOption,
     LabelsOption,
     RetrainingProfileOption,
     SummaryOption,
+    dataset_option,
     locate_home,
+    require_all_writable,
     require_prefect,
 )
 
@@ -22,13 +23,16 @@ app = typer.Typer()
 @app.command(rich_help_panel="Data")
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="Audit files (.jsonl) or folders of them.")],
-    dataset: DatasetOption = None,
+    dataset: Annotated[
+        str | None, dataset_option("Dataset to add to; else as the label set, the folder or the file is called.")
+    ] = None,
     labels: LabelsOption = None,
     profile: RetrainingProfileOption = "tiny",
     home: HomeOption = None,
     summary: SummaryOption = None,
 ) -> None:
     """Put audit records into the audit store; refuse files with bad lines as a whole."""
+    require_all_writable(summary)
     place = locate_home(home)
     require_prefect()
     from flows import ingest as flow
@@ -43,12 +47,16 @@ def ingest(
 
 @app.command(rich_help_panel="Data")
 def due(
-    dataset: DatasetOption = None,
+    dataset: Annotated[str | None, dataset_option("Dataset to look at; else each of the audit store.")] = None,
     profile: RetrainingProfileOption = "tiny",
     home: HomeOption = None,
-    summary: SummaryOption = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(help="Write the verdict as JSON to this file; those of several datasets by their names."),
+    ] = None,
 ) -> None:
     """Say whether enough new rows have landed since the last training."""
+    require_all_writable(summary)
     place = locate_home(home)
     from flows.cli.console import console
     from flows.ingest import due as is_due

@@ -14,10 +14,10 @@ import typer
 
 from flows.cli import data, models, versions
 from flows.cli.options import (
-    DatasetOption,
     HomeOption,
     LabelsOption,
     SummaryOption,
+    dataset_option,
     locate_home,
     located_home,
     require_prefect,
@@ -57,7 +57,10 @@ def retrain(
         Path | None, typer.Option(help="Audit files to ingest first; else the shipped synthetic sample.")
     ] = None,
     labels: LabelsOption = None,
-    dataset: DatasetOption = None,
+    dataset: Annotated[
+        str | None,
+        dataset_option("Dataset to train on, to which --data is added; else as its label set or folder is called."),
+    ] = None,
     texts: Annotated[
         list[Path] | None, typer.Option(help="Unlabelled texts, if the profile reads them; may be repeated.")
     ] = None,

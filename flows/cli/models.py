@@ -57,7 +57,7 @@ def inspect(
     console.print(tables.weight_table(statistics))
     if other:
         console.print(tables.comparison_table(statistics, baselines))
-        console.print(compare_outliers(statistics, other).finding() + ".")
+        console.print(compare_outliers(statistics, other).finding() + ".", markup=False)
 
 
 @app.command(rich_help_panel="Models", name="repair-norms")
@@ -75,10 +75,9 @@ def repair_norms(
     report = repair.repair_norms(model, out)
     if json_path:
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
-    console.print(
-        f"{out}: residual stream scaled by {report.scale:.6g}; no activation exceeds "
-        f"{report.after.residual_stream:.4g} where it could reach {report.before.residual_stream:.4g}"
-    )
+    before, after = report.before.residual_stream, report.after.residual_stream
+    said = f"residual stream scaled by {report.scale:.6g}; no activation exceeds {after:.4g} where it could reach"
+    console.print(f"{out}: {said} {before:.4g}", markup=False)
 
 
 @app.command(rich_help_panel="Models")
@@ -169,7 +168,8 @@ def _tell_written(report: "ExportReport", json_path: Path | None) -> None:
     if json_path:
         write_text(json_path, report.model_dump_json(indent=2) + "\n")
     types = ", ".join(f"{count} {name}" for name, count in report.types.items())
-    console.print(f"{report.path}: {report.bytes / 1e6:.1f} MB, tensors: {types}, SHA-256 {report.sha256}")
+    said = f"{report.bytes / 1e6:.1f} MB, tensors: {types}, SHA-256 {report.sha256}"
+    console.print(f"{report.path}: {said}", markup=False)
 
 
 def _export_proven(hf_dir: Path, out: Path, **types: Any) -> "ExportReport":
@@ -247,7 +247,7 @@ def import_(
     from tasks.gguf.reader import import_gguf
 
     import_gguf(gguf, out)
-    console.print(f"{out}: config, tokenizer and float32 weights of {gguf.name}")
+    console.print(f"{out}: config, tokenizer and float32 weights of {gguf.name}", markup=False)
 
 
 @app.command(rich_help_panel="Models")

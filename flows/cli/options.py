@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,13 +35,6 @@ LabelsOption = Annotated[Path | None, typer.Option(help="Label set (TOML); else 
 DataOption = Annotated[Path, typer.Option("--data", help="Labelled records: .jsonl, or a folder with test.jsonl.")]
 InstructionOption = Annotated[str, typer.Option(help="Text before each command; a package brings its own.")]
 RetrainingProfileOption = Annotated[str, typer.Option(help="Profile that says how many new rows make retraining due.")]
-DatasetOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Dataset; else as the audit files' label set is called; due: each of the audit store.",
-        callback=_require("dataset"),
-    ),
-]
 ModelNameOption = Annotated[str, typer.Option(help="Registered model.", callback=_require("model name"))]
 AliasOption = Annotated[str, typer.Option(help="Alias or number of the version.", callback=_require("alias"))]
 VersionArgument = Annotated[int, typer.Argument(min=1, help="Version of the registered model.")]
@@ -50,6 +43,11 @@ ContextOption = Annotated[
     typer.Option(min=2, help="Tokens of prompt and answer together; packages and servers have their own."),
 ]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
+
+
+def dataset_option(help: str) -> Any:
+    """``--dataset``, which each command takes to mean something of its own."""
+    return typer.Option(help=help, callback=_require("dataset"))
 
 
 _located: "Home | None" = None

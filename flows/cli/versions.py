@@ -49,6 +49,7 @@ def promote(
     summary: SummaryOption = None,
 ) -> None:
     """Make a version the champion; refuse one whose gates failed."""
+    require_all_writable(summary)
     from registry import models
 
     models.connect(locate_home(home))
@@ -62,6 +63,7 @@ def rollback(
     summary: SummaryOption = None,
 ) -> None:
     """Bring the previous champion back, in one step."""
+    require_all_writable(summary)
     from registry import models
 
     models.connect(locate_home(home))
@@ -77,21 +79,26 @@ def deploy(
     summary: SummaryOption = None,
 ) -> None:
     """Put a version on devices that run Ollama, and ask each its golden prompts."""
+    require_all_writable(summary)
     place = locate_home(home)
     require_prefect()
     from flows import deploy as flow
-    from flows.cli.console import console, device_table
+    from flows.cli.console import console, device_table, print_error
+    from registry.errors import GemmillError
     from registry.files import write_text
 
     def tell(report: flow.DeployReport) -> None:
+        console.print(device_table(report))
         if summary:
             write_text(summary, report.model_dump_json(indent=2) + "\n")
-        console.print(device_table(report))
 
     try:
         tell(flow.deploy(model_name, alias, device, place))
     except flow.DevicesFailed as failed:
-        tell(failed.report)
+        try:
+            tell(failed.report)
+        except (GemmillError, OSError) as unwritten:
+            print_error(unwritten)  # what the devices said comes last, and sets the exit code
         raise
 
 
@@ -101,4 +108,4 @@ def _report_version(version: Any, summary: Path | None) -> None:
 
     if summary:
         write_text(summary, version.model_dump_json(indent=2) + "\n")
-    console.print(f"{version.name} version {version.version} is {', '.join(version.aliases)}.")
+    console.print(f"{version.name} version {version.version} is {', '.join(version.aliases)}.", markup=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+from rich.markup import escape
 from rich.table import Table
 
 from registry.errors import UsageError
@@ -120,7 +121,7 @@ def comparison_table(comparison: Comparison) -> Table:
     """For the terminal: every metric of both, the difference and its interval."""
     test = comparison.mcnemar
     table = Table(
-        title=f"A: {comparison.a}\nB: {comparison.b}",
+        title=escape(f"A: {comparison.a}\nB: {comparison.b}"),
         caption=f"{comparison.rows} rows, {comparison.same_answers} answered alike; exact match: "
         f"{test.only_a} only A, {test.only_b} only B, McNemar's p {test.p:.3g}",
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.markup import escape
 from rich.table import Table
 
 from deployment.runtimes.prediction import Prediction
@@ -141,7 +142,7 @@ def metrics_table(metrics: Mapping[str, Metrics]) -> Table:
     table = Table(title=f"{next(iter(metrics.values())).rows} rows" if metrics else None)
     table.add_column("metric")
     for name in metrics:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for name, title in METRIC_TITLES.items():
         table.add_row(title, *(percent(getattr(figures, name)) for figures in metrics.values()))
     speeds = [figures.tokens_per_second for figures in metrics.values()]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from tasks.forensics.comparison import RATIO_MAX, Change, compare_outliers
@@ -21,7 +22,7 @@ def nonfinite_table(statistics: ModelStatistics) -> Table | None:
     for column in ("entries", "of"):
         table.add_column(column, justify="right")
     for tensor in sorted(broken, key=lambda tensor: -tensor.nonfinite)[:_TOP]:
-        table.add_row(tensor.name, f"[red]{tensor.nonfinite:,}[/]", f"{tensor.entries:,}")
+        table.add_row(escape(tensor.name), f"[red]{tensor.nonfinite:,}[/]", f"{tensor.entries:,}")
     return table
 
 
@@ -33,7 +34,7 @@ def norm_table(statistics: ModelStatistics) -> Table:
     for norm in _largest(statistics)[:_TOP]:
         if norm.gains:
             table.add_row(
-                short_name(norm),
+                escape(short_name(norm)),
                 f"{norm.gains.max_abs:.6g}",
                 str(norm.gains.channel),
                 *(f"{value:.5g}" for value in (norm.max_abs, norm.p999_abs, norm.mean_abs, norm.std)),
@@ -49,7 +50,7 @@ def weight_table(statistics: ModelStatistics) -> Table:
         table.add_column(column, justify="right")
     for tensor in furthest(statistics)[:_TOP]:
         table.add_row(
-            short_name(tensor),
+            escape(short_name(tensor)),
             tensor.dtype,
             *(f"{value:.4g}" for value in (tensor.max_abs, tensor.p999_abs, tensor.mean_abs, tensor.std)),
             _count(tensor.outliers),
@@ -87,7 +88,7 @@ def comparison_table(
             colour = _COLOURS.get(change.change, "bold red")
             cells += [_figure(change.baseline_max_gain, ".6g"), _figure(change.ratio, ".3g")]
             cells.append(f"[{colour}]{change.change}[/]")
-        table.add_row(short_name(norm), *cells)
+        table.add_row(escape(short_name(norm)), *cells)
     return table
 
 

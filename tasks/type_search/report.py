@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from rich.markup import escape
 from rich.table import Table
 
 from registry.files import write_text
@@ -27,7 +28,7 @@ _MARKERS = {"exact_match": "o", "entity_f1": "s"}
 def search_table(search: TypeSearch) -> Table:
     """One row for each pair of types, crosses at the metrics that failed; of what was not measured the size alone."""
     budget = "" if search.budget is None else f", budget {megabytes(search.budget)} MB"
-    table = Table(title=f"{search.model}{budget}", title_justify="left")
+    table = Table(title=escape(f"{search.model}{budget}"), title_justify="left")
     for column in ("weights", "embedding"):
         table.add_column(column)
     for column in ("MB", *_METRICS.values()):

@@ -177,11 +177,11 @@ def test_a_deploy_that_waits_for_another_in_vain_is_out_of_reach(
 
 
 def test_what_deploys_that_were_killed_left_on_the_device_is_removed(package: Package) -> None:
-    old = Model(age=timedelta(hours=2))
+    old = Model(age=timedelta(hours=4))
     models = {
         f"{NAME}:candidate": old,
         f"{NAME}:candidate-12ab": old,
-        f"{NAME}:candidate-34cd": Model(),
+        f"{NAME}:candidate-34cd": Model(age=timedelta(hours=2)),  # eight slow answers take longer than an hour
         "llama3:8b": old,
     }
     with FakeOllama(model_of(*GOLDEN), models=models) as ollama:
