@@ -5,15 +5,17 @@ from ipaddress import ip_address
 from pathlib import Path
 
 _HIDDEN = "***"
-# Greedy up to the last @, since a password may hold one itself. Databases take a slash in a password, web servers not.
-_WEB_USER = re.compile(r"\b((?:https?|wss?)://)(?:([^\s/?#:@\"'<>]*):)?[^\s/?#\"'<>]+@", re.IGNORECASE)
-_OTHER_USER = re.compile(r"\b((?!https?:|wss?:)[a-z][a-z0-9+.-]*://[^\s/?#:@\"'<>]*):[^\s\"'<>]+@", re.IGNORECASE)
+# Greedy up to the last @, since a password may hold one itself, and any quote, slash or # that nobody escaped.
+_WEB_HOST = r"(?:\[[^\s\]/@]*\](?::\d+)?|[^\s/?#:@\[\]]*:\d+)[/?#]"  # an @ after it belongs to a path, not to a user
+_WEB_USER = re.compile(rf"\b((?:https?|wss?)://(?!{_WEB_HOST})[^\s/?#:@]*):\S+@", re.IGNORECASE)
+_WEB_TOKEN = re.compile(r"\b((?:https?|wss?)://)[^\s/?#:@\"'<>]+@", re.IGNORECASE)
+_OTHER_USER = re.compile(r"\b((?!https?:|wss?:)[a-z][a-z0-9+.-]*://[^\s/?#:@]*):\S+@", re.IGNORECASE)
 _BARE_USER = re.compile(r"([^\s/?#:@\"'<>]*):(?!/)\S+@([^\s/@]+(?:/\S*)?)")
 _PARAMETER = re.compile(
     r"""([?&;](?:
         [\w.-]*(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|credential|signature)[\w.-]*
         |pass|pw|key|sig|auth|odbc_connect
-    )=)[^&;\s#"'<>]+""",
+    )=)(?:[^&;\s#"'<>]|'(?=\w))+""",
     re.IGNORECASE | re.VERBOSE,
 )
 
@@ -27,7 +29,8 @@ def masked(text: str) -> str:
     bare = _BARE_USER.fullmatch(text)
     if bare:
         text = f"{bare[1]}:{_HIDDEN}@{bare[2]}"
-    text = _WEB_USER.sub(lambda found: f"{found[1]}{_user(found[2])}{_HIDDEN}@", text)
+    text = _WEB_TOKEN.sub(rf"\1{_HIDDEN}@", text)
+    text = _WEB_USER.sub(rf"\1:{_HIDDEN}@", text)
     text = _OTHER_USER.sub(rf"\1:{_HIDDEN}@", text)
     return _PARAMETER.sub(rf"\1{_HIDDEN}", text)
 
@@ -42,10 +45,6 @@ def is_this_machine(host: str | None) -> bool:
     except ValueError:
         return False
     return address.is_loopback or address.is_unspecified
-
-
-def _user(name: str | None) -> str:
-    return "" if name is None else f"{name}:"
 
 
 def sqlite_url(file: Path) -> str:

@@ -52,7 +52,9 @@ class OllamaClient:
             )
         except (ValueError, httpx.InvalidURL) as error:
             shown = masked(host or "")
-            raise UsageError(f"{shown!r} is not the address of an Ollama server: {error}.") from error
+            raise UsageError(
+                f"{shown!r} is not the address of an Ollama server; write http://HOST:PORT, a password percent-encoded."
+            ) from error
         self.url = str(self._client._client.base_url).rstrip("/")
         userinfo = "".join(parts.netloc.rpartition("@")[:2])
         self.address = masked(self.url.replace("://", f"://{userinfo}", 1))

@@ -65,7 +65,7 @@ class HttpRuntime:
         try:
             address = httpx.URL(url)
         except httpx.InvalidURL as error:
-            raise UsageError(f"MODEL {url!r} is no URL: {error}; write http://HOST:PORT.") from error
+            raise UsageError(f"MODEL {url!r} is no URL; write http://HOST:PORT, a password percent-encoded.") from error
         if not address.host:
             raise UsageError(f"MODEL {url!r} names no host; write http://HOST:PORT.")
         self._address = address.copy_with(path=f"{address.path.rstrip('/')}/answer")

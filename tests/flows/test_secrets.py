@@ -35,6 +35,8 @@ def data(tmp_path: Path) -> Path:
         (["evaluate", "ollama:plant", "--data", "{data}"], "OLLAMA_HOST", f"bob:{_SECRET}@{_NOBODY}", 5),
         (["evaluate", f"{_ADDRESS}/?token={_SECRET}", "--data", "{data}"], "OLLAMA_HOST", _NOBODY, 5),
         (["evaluate", f"http://bob:{_SECRET}@", "--data", "{data}"], "OLLAMA_HOST", _NOBODY, 2),
+        (["evaluate", f"http://bob:{_SECRET}#x@plant", "--data", "{data}"], "OLLAMA_HOST", _NOBODY, 2),
+        (["evaluate", "ollama:plant", "--data", "{data}"], "OLLAMA_HOST", f"http://bob:{_SECRET}/x@plant", 2),
     ],
 )
 def test_an_address_is_named_without_its_password(

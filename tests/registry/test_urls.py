@@ -26,6 +26,16 @@ _SECRET = "s3cr3t"
         (f"mssql+pyodbc:///?odbc_connect=PWD%3D{_SECRET}", "mssql+pyodbc:///?odbc_connect=***"),
         (f"http://gateway/answer?api_key={_SECRET}#top", "http://gateway/answer?api_key=***#top"),
         (f"bob:{_SECRET}@plant-7:11434", "bob:***@plant-7:11434"),
+        (f"http://bob:p#{_SECRET}@dev:11434", "http://bob:***@dev:11434"),
+        (f"http://bob:p/{_SECRET}@dev", "http://bob:***@dev"),
+        (f"http://bob:7{_SECRET}/@dev", "http://bob:***@dev"),
+        (f"https://bob:p?{_SECRET}@h/", "https://bob:***@h/"),
+        (f"http://bob:it's{_SECRET}@dev", "http://bob:***@dev"),
+        (f"http://o'brien:{_SECRET}@dev", "http://o'brien:***@dev"),
+        (f"postgresql://bob:it's{_SECRET}@h/db", "postgresql://bob:***@h/db"),
+        (f"postgresql://bob:a<{_SECRET}@h/db", "postgresql://bob:***@h/db"),
+        (f"postgresql://bob:7/{_SECRET}@h/db", "postgresql://bob:***@h/db"),
+        (f"http://gateway/answer?token=it's{_SECRET}", "http://gateway/answer?token=***"),
     ],
 )
 def test_the_password_of_an_address_is_hidden(shown: str, hidden: str) -> None:
@@ -40,6 +50,10 @@ def test_the_password_of_an_address_is_hidden(shown: str, hidden: str) -> None:
     "text",
     [
         "http://mlflow:5000/models/x@champion",
+        "http://[::1]:5000/models/x@champion",
+        "http://[::1]/models/x@champion",
+        "http://mlflow/models:/x@champion",
+        "http://mlflow:5000?model=x@champion",
         "sqlite:////plant/audit.db",
         "postgresql://bob@db/audit?sslmode=require",
         "models:/gemma3-manufacturing@champion",
