@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from deployment.devices.ollama import DeviceReport, FileRewritten, deploy_package
 from deployment.packages.package import Package, verify_package
@@ -18,6 +18,13 @@ from tasks.gguf.container import GgufFile
 from tasks.gguf.order import is_in_order
 
 logger = logging.getLogger(__name__)
+
+
+class SecretUrl(SecretStr):
+    """An address that is shown, and stored by Prefect, without its password."""
+
+    def _display(self) -> str:
+        return masked(self.get_secret_value())
 
 
 class DeviceFailure(BaseModel):
@@ -58,12 +65,15 @@ class DevicesFailed(GemmillError):
 def deploy(
     model_name: str = "gemma3-manufacturing",
     alias: str = models.CHAMPION,
-    devices: list[str] | None = None,
+    devices: list[SecretUrl] | None = None,
     home: Path | None = None,
 ) -> DeployReport:
-    """Put the version behind ``alias`` on every device, as :func:`deploy_version` does."""
+    """Put the version behind ``alias`` on every device, as :func:`deploy_version` does.
+
+    Prefect stores what a flow is called with, so that an address comes here as a secret.
+    """
     try:
-        report = deploy_version(model_name, alias, devices or (), home)
+        report = deploy_version(model_name, alias, [device.get_secret_value() for device in devices or ()], home)
     except DevicesFailed as failed:
         _table(failed.report)
         raise

@@ -19,7 +19,7 @@ class Home:
     @classmethod
     def locate(cls, path: Path | None) -> "Home":
         """``--home``, else GEMMILL_HOME, else ``.gemmill`` in the working folder."""
-        return cls(path=(path or Path(os.environ.get("GEMMILL_HOME", ".gemmill"))).absolute())
+        return cls(path=(path or Path(os.environ.get("GEMMILL_HOME") or ".gemmill")).absolute())
 
     def made(self) -> Self:
         """The home with its folder, made for its owner alone: audit texts lie in it. One that exists stays as it is.

@@ -60,7 +60,7 @@ def locate_home(home: Path | None) -> Path:
 
     global _located
     located = _located = Home.locate(home).made()
-    if not {"PREFECT_API_URL", "PREFECT_HOME"} & os.environ.keys():
+    if not (os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_HOME")):
         require_writable(located.prefect / "prefect.db")  # makes the folder, which Prefect's server does not
         os.environ["PREFECT_HOME"] = str(located.prefect)
     return located.path

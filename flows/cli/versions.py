@@ -93,7 +93,7 @@ def deploy(
             write_text(summary, report.model_dump_json(indent=2) + "\n")
 
     try:
-        tell(flow.deploy(model_name, alias, device, place))
+        tell(flow.deploy(model_name, alias, [flow.SecretUrl(url) for url in device or ()], place))
     except flow.DevicesFailed as failed:
         try:
             tell(failed.report)

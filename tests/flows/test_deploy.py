@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from canned_server import CannedServer
+from command_line import gemmill_process
 from fake_ollama import FakeOllama
 from small_package import GOLDEN, NAME, make_package, small_gguf
 
 from deployment.prompts.prompt import Prompt
-from flows.deploy import DevicesFailed, deploy, deploy_version
+from flows.deploy import DevicesFailed, SecretUrl, deploy, deploy_version
 from registry import models
 from registry.errors import GateBlocked, UsageError
 from registry.tracking.client import connection
@@ -138,11 +139,25 @@ def test_the_flow_tables_what_became_of_each_device(home: Path, prefect_server: 
     from prefect.client.orchestration import get_client
 
     with FakeOllama(knows_its_prompts) as ollama:
-        report = deploy(NAME, devices=[ollama.address], home=home)
+        report = deploy(NAME, devices=[SecretUrl(ollama.address)], home=home)
         with pytest.raises(DevicesFailed):
-            deploy(NAME, devices=["127.0.0.1:9"], home=home)
+            deploy(NAME, devices=[SecretUrl("http://bob:geheim77@127.0.0.1:9")], home=home)
         with get_client(sync_client=True) as client:
+            stored = [run.parameters.get("devices") for run in client.read_flow_runs()]
             tables = [artifact.data for artifact in client.read_artifacts()]
     assert report.devices[0].golden_passed == 2
+    assert ["http://bob:***@127.0.0.1:9"] in stored and [ollama.address] in stored
     assert any(ollama.address in str(table) for table in tables)
     assert any("No Ollama answers" in str(table) for table in tables)
+
+
+@pytest.mark.slow
+def test_no_password_of_a_device_is_stored(home: Path) -> None:
+    device = "http://bob:geheim77@127.0.0.1:1"
+    ran = gemmill_process(  # what is empty counts as unset, and Prefect's state is the home's
+        home, "deploy", "--model-name", NAME, "--device", device, PREFECT_HOME="", PREFECT_API_URL=""
+    )
+    ran.assert_refused(5, "No Ollama answers at http://bob:***@127.0.0.1:1")
+    files = [path.read_bytes() for path in home.rglob("*") if path.is_file()]
+    assert not [content for content in files if b"geheim77" in content]
+    assert any(b"bob:***@127.0.0.1:1" in path.read_bytes() for path in (home / "prefect").glob("prefect.db*"))

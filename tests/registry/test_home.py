@@ -21,6 +21,8 @@ def test_a_home_is_the_option_else_the_environment_else_the_working_folder(
     assert Home.locate(tmp_path / "x").path == tmp_path / "x"
     monkeypatch.setenv("GEMMILL_HOME", str(tmp_path / "env"))
     assert Home.locate(None).path == tmp_path / "env"
+    monkeypatch.setenv("GEMMILL_HOME", "")
+    assert Home.locate(None).path == tmp_path / ".gemmill"
     monkeypatch.delenv("GEMMILL_HOME")
     home = Home.locate(None)
     assert home.path == tmp_path / ".gemmill"
