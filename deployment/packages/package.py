@@ -137,7 +137,7 @@ def verify_package(folder: Path) -> Package:
     if modelfile.gguf not in digests:
         raise UsageError(f"{folder} does not hold {modelfile.gguf}, which its Modelfile names; build it again.")
     try:
-        lines = (folder / GOLDEN).read_text(encoding="utf-8").splitlines()
+        lines = (folder / GOLDEN).read_bytes().splitlines()
         golden = tuple(Golden.model_validate_json(line) for line in lines)
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / GOLDEN} cannot be read: {error}; build the package again.") from error

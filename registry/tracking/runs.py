@@ -144,7 +144,7 @@ def log_snapshot(run_id: str, snapshot: "Snapshot") -> None:
     inputs = []
     for split, context in _CONTEXTS.items():
         path = snapshot.split(split)
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         frame = pandas.DataFrame(
             {
                 "command": [row["command"] for row in rows],

@@ -34,13 +34,13 @@ def aliases(name: str) -> dict[str, int]:
     return {alias: version.version for alias, version in found.items() if version}
 
 
-def snapshot_in(folder: Path) -> Snapshot:
+def snapshot_in(folder: Path, command: str = "Leak at SG-402") -> Snapshot:
     folder.mkdir()
     line = {
-        "command": "Leak at SG-402",
+        "command": command,
         "response": {"intent": "report_issue", "entities": {"a": ["x", "y"]}},
     }
     for split in ("train", "validation", "test"):
-        (folder / f"{split}.jsonl").write_text(json.dumps(line) + "\n")
+        (folder / f"{split}.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n")
     rows = {"train": 1, "validation": 1, "test": 1}
     return Snapshot(id="0123456789ab", dataset="plant", path=folder, sha256="0123456789ab" + "0" * 52, rows=rows)

@@ -50,7 +50,7 @@ def test_a_run_that_ends_with_an_error_says_so_and_keeps_its_metrics(
 
 def test_the_snapshot_is_the_input_of_its_run(home: Path, tmp_path: Path, recwarn) -> None:
     with models.retrain_run("tiny") as run:
-        models.log_snapshot(run.run_id, snapshot_in(tmp_path / "snapshot"))
+        models.log_snapshot(run.run_id, snapshot_in(tmp_path / "snapshot", "Leak\u2028at\x85SG-402"))
     inputs = connection().client.get_run(run.run_id).inputs.dataset_inputs
     assert sorted((item.dataset.name, item.dataset.digest, item.tags[0].value) for item in inputs) == [
         ("plant.test", "0123456789ab", "testing"),

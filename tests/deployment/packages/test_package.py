@@ -139,6 +139,12 @@ def build(out: Path, gguf: Path, golden=GOLDEN) -> None:
     )
 
 
+def test_a_golden_prompt_may_hold_any_line_separator(tmp_path: Path) -> None:
+    golden = (("Leak\u2028at\x85SG-402", GOLDEN[0][1]), *GOLDEN)
+    build(tmp_path / "out", gguf_file(tmp_path), golden=golden)
+    assert [(item.command, item.answer) for item in verify_package(tmp_path / "out").golden] == list(golden)
+
+
 def test_nothing_is_packaged_without_a_file_or_without_golden_prompts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="export the model to GGUF"):
         build(tmp_path / "out", tmp_path / "missing.gguf")
