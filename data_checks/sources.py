@@ -59,7 +59,7 @@ def labels_beside(files: Sequence[Path]) -> LabelSet | None:
 def dataset_name(paths: Sequence[Path], labels: LabelSet | None) -> str:
     """What the dataset of ``paths`` is called: as its label set, else as the folder, else as the file.
 
-    Raises UsageError where the paths would give several names.
+    Raises UsageError where the paths would give none or several names.
     """
     if labels:
         return labels.name

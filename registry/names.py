@@ -39,8 +39,12 @@ def require_alias(alias: str) -> str:
 
 
 def usable_name(title: str) -> str:
-    """``title`` as a name, as near to it as can be."""
-    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:_LONGEST].rstrip("-") or "dataset"
+    """``title`` if it is a name, else as near to it as can be. Raises UsageError where nothing of it is left."""
+    if name_fault(title) is None:
+        return title
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:_LONGEST].rstrip("-")
+    if not name:
+        raise UsageError(f"{_shown(title)} holds none of a-z and 0-9 to call the dataset by; name it with --dataset.")
     return f"{name}-data" if name in _DEVICES else name
 
 

@@ -42,12 +42,27 @@ def test_a_label_set_names_a_dataset(name: str, tmp_path: Path) -> None:
         load_label_set(tmp_path / "labels.toml")
 
 
-@pytest.mark.parametrize("title", ["Line 7 (new)", "x" * 300, "...", "CON", "Halle Süd", f"{'x' * 63}-y"])
+@pytest.mark.parametrize("title", ["Line 7 (new)", "x" * 300, "CON", "Halle Süd", f"{'x' * 63}-y"])
 def test_any_title_gives_a_name(title: str, tmp_path: Path) -> None:
     assert name_fault(usable_name(title)) is None
     if len(title) < 200:
         (tmp_path / f"{title}.jsonl").write_text("")
         assert name_fault(dataset_name([tmp_path / f"{title}.jsonl"], None)) is None
+
+
+@pytest.mark.parametrize("title", ["plant_7", "line-7", "a__b"])
+def test_a_title_that_is_a_name_stays_as_it_is(title: str) -> None:
+    assert usable_name(title) == title
+
+
+@pytest.mark.parametrize("title", ["点检", "保全", "...", ""])
+def test_a_title_of_which_nothing_is_left_is_refused(title: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name it with --dataset"):
+        usable_name(title)
+    if title.isalpha():
+        (tmp_path / title).mkdir()
+        with pytest.raises(UsageError, match=f"{title}.*name it with --dataset"):
+            dataset_name([tmp_path / title], None)
 
 
 @pytest.mark.parametrize("alias", ["champion", "Prod_2", "12", "v"])
