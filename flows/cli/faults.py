@@ -16,6 +16,7 @@ from registry.urls import masked
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PLACE = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}  # only a path that a user gave leads there
 # as SQLite, safetensors, torch and CUDA say it, each in an error class that says nothing
 _DISK_FULL_TEXTS = ("disk is full", "no space left on device", "storagefull")
 _MEMORY_TEXTS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
@@ -62,6 +63,8 @@ def _of_the_machine(error: BaseException) -> UsageError | None:
         return UsageError(
             f"{error.filename} cannot be used: {error.strerror}; change its rights or name another place."
         )
+    if isinstance(error, OSError) and error.errno in _NO_PLACE and error.filename:
+        return UsageError(f"{error.filename} cannot be used: {error.strerror}; name another place.")
     return None
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,7 @@ from command_line import Gemmill, gemmill_process
 from torch import OutOfMemoryError
 
 import flows
-from flows.cli import faults, models
+from flows.cli import faults, models, options
 from flows.cli.faults import as_expected
 from registry.errors import GateBlocked, ServiceUnavailable, UsageError
 from registry.store.datasets import AuditStore
@@ -44,6 +45,9 @@ def _caused(error: Exception) -> Exception:
         (OSError(errno.ENOSPC, "No space left on device", "/plant/x"), UsageError, "no room left for /plant/x"),
         (ValueError("Error while serializing: Os { kind: StorageFull }"), UsageError, "no room left"),
         (PermissionError(errno.EACCES, "Permission denied", "/plant/x"), UsageError, "/plant/x cannot be used"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), UsageError, "/x cannot be used: File name too long;"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x"), UsageError, "/x cannot be used: Not a directory;"),
+        (OSError(errno.ELOOP, "Too many symbolic links", "/x"), UsageError, "/x cannot be used: Too many"),
         (RuntimeError(f"Failed to reach API at {_NOBODY}/api/"), ServiceUnavailable, "Prefect's server"),
         (httpx.ReadTimeout("timed out"), ServiceUnavailable, "out of reach: timed out"),
         (httpx.ConnectError(""), ServiceUnavailable, "out of reach: ConnectError"),
@@ -61,6 +65,11 @@ def test_what_the_machine_or_a_server_lacks_is_no_fault_of_gemmill(
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("shape"), FileNotFoundError(errno.ENOENT, "No", "x")])
 def test_any_other_error_is_one(error: Exception) -> None:
     assert as_expected(error) is None
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["retrain", "--profile"]])
+def test_a_name_that_no_file_can_have_is_refused(command: list[str], gemmill: Gemmill) -> None:
+    gemmill(*command, "a" * 300).assert_refused(2, "a" * 300)
 
 
 def test_a_fault_of_gemmill_is_a_sentence_with_a_log_and_exits_with_1(
@@ -166,3 +175,12 @@ def test_this_machine_is_never_asked_through_a_proxy(own: str, data: Path, tmp_p
 )
 def test_hosts_that_a_user_reaches_without_a_proxy_stay_so(own: str, expected: str) -> None:
     assert flows.reached_directly(own) == expected
+
+
+def test_an_empty_variable_of_prefect_counts_as_unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setenv("PREFECT_HOME", "")
+    monkeypatch.setattr(options, "_located", None)
+    options.locate_home(tmp_path / "home")
+    options.require_prefect()
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "home" / "prefect")
