@@ -23,7 +23,7 @@ from tasks.depth.pruning import prune_depth as drop_layers
 from tasks.depth.recipe import DepthRecipe
 from tasks.steps import StepContext, outside, step
 from tasks.training.examples import build_examples
-from tasks.training.fit import HISTORY_FILE
+from tasks.training.fit import history_file
 from tasks.training.loop import History
 from tasks.training.memory import Batch, Shapes, Teacher, require_memory, training_memory
 from tasks.training.plots import plot_losses
@@ -106,7 +106,7 @@ def pretrain_base(step: StepContext, base: Artifact, texts: Artifact, recipe: Tr
         log.log_params(recipe.model_dump() | {"texts_sha256": texts.sha256})
         history = pretrain(base.verify(), out, read_texts([texts.verify()]), recipe, on_metric=log.log_metric)
         log.log_artifact(plot_losses(history, step.folder / "losses.png", title="pretraining"))
-        log.log_artifact(out / HISTORY_FILE)
+        log.log_artifact(history_file(out))
         log.log_metrics({"tokens": history.tokens, "training_seconds": history.seconds}, step=history.steps)
     return PretrainedBase(model=Artifact.of("pretrained base", out), history=history)
 

@@ -13,7 +13,7 @@ from tasks.distill.teacher_cache import TeacherCache, cache_name
 from tasks.gguf.plan import plan_types
 from tasks.quant.types import QuantType
 from tasks.steps import StepContext, step
-from tasks.training.fit import HISTORY_FILE, Teaching
+from tasks.training.fit import Teaching, history_file
 from tasks.training.loop import History
 from tasks.training.models import load_model
 from tasks.training.objective import Objective
@@ -102,6 +102,6 @@ def _train(
         history = fit_in_processes(job, log.log_metric)
         curve = plot_losses(history, step.folder / "losses.png", title=stage)
         log.log_artifact(curve)
-        log.log_artifact(out / HISTORY_FILE)
+        log.log_artifact(history_file(out))
         log.log_metrics({"tokens": history.tokens, "training_seconds": history.seconds}, step=history.steps)
     return TrainedModel(model=Artifact.of(stage, out), history=history)

@@ -25,7 +25,7 @@ class AnswerLimits:
 
     def refusal(self, command: str, tokens: int) -> str:
         """Why a command whose prompt takes ``tokens`` is not asked; empty where prompt and answer fit."""
-        excess = tokens + self.num_predict - self.num_ctx
+        excess = tokens + max(1, self.num_predict) - self.num_ctx
         if excess <= 0:
             return ""
         shown = command if len(command) <= SHOWN else f"{command[:SHOWN]}…"

@@ -14,20 +14,20 @@ from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import NoAnswer, ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
 
+_GREEDY = {"temperature": 0.0}
 _SHOWN = 80  # characters of an answer that is none
 _TIMEOUT = 120.0  # seconds for one answer; an edge device may have to load the model first
 
 
 class OllamaRuntime:
-    """The model ``name`` on an Ollama server, with the template and system text of its own Modelfile.
+    """The model ``name`` on an Ollama server, with the template, system text and limits of its own Modelfile.
 
     ``host`` None means ``OLLAMA_HOST`` or the local default. Raises as :class:`OllamaClient` does.
     """
 
-    def __init__(self, name: str, *, host: str | None = None, max_new_tokens: int = 256, parallel: int = 1) -> None:
+    def __init__(self, name: str, *, host: str | None = None, parallel: int = 1) -> None:
         self._name = name
         self._client = OllamaClient(host, timeout=_TIMEOUT)
-        self._options = {"temperature": 0.0, "num_predict": max_new_tokens}
         self._parallel = parallel
 
     def __enter__(self) -> Self:
@@ -47,7 +47,7 @@ class OllamaRuntime:
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
         try:
-            reply = self._client.generate(self._name, as_plain_text(command), self._options)
+            reply = self._client.generate(self._name, as_plain_text(command), _GREEDY)
         except NoAnswer as error:
             return Prediction(text="", tokens=0, seconds=time.perf_counter() - started, failure=str(error))
         seconds = time.perf_counter() - started

@@ -77,6 +77,9 @@ def load_model(
     model, found = loaded
     left_out = {name for name, new in rename.items() if new is None}
     require_names(folder, missing=found["missing_keys"], unexpected=set(found["unexpected_keys"]) - left_out)
+    output = model.get_output_embeddings()
+    if output is not None:  # a stored output matrix counts, whatever config.json says
+        model.config.tie_word_embeddings = output.weight is model.get_input_embeddings().weight
     if renamed:
         model._weight_conversions = None  # else save_pretrained would give the tensors their old names again
     return model

@@ -85,6 +85,7 @@ def greedy_answers(
     generation = GenerationConfig(
         do_sample=False, max_new_tokens=limits.num_predict, eos_token_id=stops, pad_token_id=_pad_id(tokenizer)
     )
+    model.generation_config = GenerationConfig()  # else a folder's penalties would fill what is left open here
     prompts = [encode_prompt(tokenizer, prompt, command) for command in commands]
     made_for = model.config.get_text_config().max_position_embeddings
     limits = replace(limits, num_ctx=min(limits.num_ctx, made_for))

@@ -11,9 +11,11 @@ from registry.records import LabelSet, Record, answer_text
 
 def longest(model_dir: Path, records: Sequence[Record], labels: LabelSet, prompt: Prompt) -> Longest:
     """Of ``records`` for the Hugging Face folder ``model_dir``."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    from tasks.checkpoints.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(model_dir)
     answers = (answer_text(record.response, labels, compact=prompt.compact) for record in records)
     return Longest(
         prompt=len(encode_prompt(tokenizer, prompt, ""))

@@ -31,7 +31,7 @@ def open_runtime(
     if spec.startswith("ollama:"):
         if spec == "ollama:":
             raise UsageError("MODEL 'ollama:' names no model; write ollama:NAME.")
-        return OllamaRuntime(spec.removeprefix("ollama:"), max_new_tokens=max_new_tokens, parallel=parallel)
+        return OllamaRuntime(spec.removeprefix("ollama:"), parallel=parallel)
     path = Path(spec)
     if path.suffix == ".gguf":
         return LlamaServer(

@@ -28,7 +28,6 @@ from tasks.training.recipe import DistillRecipe, TrainingRecipe
 from tasks.training.subwords import Subwords
 
 logger = logging.getLogger(__name__)
-HISTORY_FILE = "training_history.json"
 
 
 class Teaching(NamedTuple):
@@ -112,10 +111,15 @@ def fit(
             save_training(model, trained, base, temporary)
             make_greedy(temporary)
             write_text(temporary / "chat_template.jinja", chat_template(prompt))
-            write_text(temporary / HISTORY_FILE, history.model_dump_json(indent=1))
+        write_text(history_file(out), history.model_dump_json(indent=1))
         remove_checkpoint(checkpoint)
     processes.wait_for_everyone()
     return history
+
+
+def history_file(out: Path) -> Path:
+    """How the training of the model in ``out`` went: beside it, as its seconds are no part of the model's digest."""
+    return out.with_name(f"{out.name}.history.json")
 
 
 def _trainable(

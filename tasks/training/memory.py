@@ -21,6 +21,7 @@ _GB = 1e9
 _PROCESS = 700_000_000  # bytes of Python with torch, transformers, MLflow and Prefect
 _MOMENTS = {"adamw": 8, "adamw_8bit": 2, "muon": 4}  # bytes a trained weight
 _CLEARLY = 1.5  # how far off the estimate may be before a run is refused
+_SHARDED = ("weights", "gradients and moments")
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 _ADVICE = {
     "weights": 'set method = "lora" with load_bits = 16 or 4',
@@ -94,6 +95,8 @@ def require_memory(parts: Mapping[str, int], recipe: TrainingRecipe, *, title: s
     """
     alone = recipe.shard or torch.cuda.is_available()  # shares, or a GPU for each process
     processes = 1 if alone else recipe.processes
+    if recipe.shard and torch.cuda.is_available():  # each GPU holds a part of what is sharded
+        parts = {name: size // recipe.processes if name in _SHARDED else size for name, size in parts.items()}
     need, free = (sum(parts.values()) + _PROCESS) * processes, free_memory()
     largest = max(parts, key=lambda part: parts[part])
     told = f"{title} takes about {need / _GB:.1f} GB, {parts[largest] * processes / _GB:.1f} of them for {largest}"
@@ -110,6 +113,8 @@ def free_memory() -> int:
     available = psutil.virtual_memory().available
     try:
         limit, used = (int((_CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        stated = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # not Linux, an older kernel, or "max"
         return available
-    return min(available, limit - used)
+    cached = sum(int(stated.get(name, 0)) for name in ("active_file", "inactive_file"))  # given up when memory is asked
+    return min(available, limit - used + cached)

@@ -17,7 +17,7 @@ from registry.files import atomic_directory, write_text
 from tasks.checkpoints.loading import load_tokenizer
 from tasks.training.checkpoint import remove_checkpoint
 from tasks.training.examples import Example
-from tasks.training.fit import HISTORY_FILE
+from tasks.training.fit import history_file
 from tasks.training.loop import History, MetricSink, TrainingData, train
 from tasks.training.models import load_for_training, save_training
 from tasks.training.objective import Objective
@@ -82,6 +82,6 @@ def pretrain(
     history = train(objective, data, recipe, checkpoint=checkpoint, on_metric=on_metric, title=title)
     with atomic_directory(out) as temporary:
         save_training(model, trained, base, temporary)
-        write_text(temporary / HISTORY_FILE, history.model_dump_json(indent=1))
+    write_text(history_file(out), history.model_dump_json(indent=1))
     remove_checkpoint(checkpoint)
     return history

@@ -22,7 +22,7 @@ from registry.errors import UsageError
 from registry.files import write_text
 from registry.records import LabelSet, Record
 from tasks.quant.types import QuantType
-from tasks.training.fit import HISTORY_FILE, Teaching, fit
+from tasks.training.fit import Teaching, fit, history_file
 from tasks.training.loop import History, MetricSink
 from tasks.training.recipe import TrainingRecipe
 
@@ -90,7 +90,7 @@ def fit_in_processes(job: TrainingJob, on_metric: MetricSink) -> History:
             raise
     if process.returncode:
         raise UsageError(complaint)
-    return History.model_validate_json((job.out / HISTORY_FILE).read_text(encoding="utf-8"))
+    return History.model_validate_json(history_file(job.out).read_text(encoding="utf-8"))
 
 
 def main(path: Path) -> int:

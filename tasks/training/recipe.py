@@ -99,6 +99,8 @@ class TrainingRecipe(_Frozen):
                 'shard spreads a run over its processes: set processes above 1, optimizer = "adamw" and load_bits '
                 "to 16 or 32"
             )
+        if self.load_bits == 16 and self.precision != "bf16":
+            raise ValueError('weights of 16 bits compute in bfloat16; set precision = "bf16", or load_bits = 32')
         if self.patience and self.qat_start_step:
             raise ValueError("the loss rises when quantisation sets in, which patience takes for the end; drop one")
         if self.qat:
@@ -115,8 +117,6 @@ class TrainingRecipe(_Frozen):
             )
         if self.load_bits in (4, 8):
             raise ValueError(f"qat needs weights of 16 or 32 bits, load_bits is {self.load_bits}")
-        if self.load_bits == 16 and self.precision != "bf16":
-            raise ValueError('qat over weights of 16 bits needs precision = "bf16"')
         if self.lora is not None and self.lora.dropout:
             raise ValueError("qat sees the merged weight, where an adapter has no dropout; set dropout = 0.0")
 

@@ -31,7 +31,7 @@ from tasks.depth.recipe import DepthRecipe
 from tasks.evaluation.comparison import compare_reports
 from tasks.gguf.plan import plan_types
 from tasks.gguf.writer import export_gguf
-from tasks.training.fit import HISTORY_FILE, Teaching, fit
+from tasks.training.fit import Teaching, fit, history_file
 from tasks.training.loop import History
 from tests.benchmarks import bench_device
 from tests.benchmarks.ablation import points
@@ -61,7 +61,7 @@ class Bench:
         return DepthReport.model_validate_json(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def history(self, layers: int) -> History:
-        return History.model_validate_json((self._student(layers) / HISTORY_FILE).read_text(encoding="utf-8"))
+        return History.model_validate_json(history_file(self._student(layers)).read_text(encoding="utf-8"))
 
     def candidate(self, layers: int) -> Candidate:
         gguf = self.out / f"{layers}-layers.gguf"

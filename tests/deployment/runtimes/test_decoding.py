@@ -32,3 +32,9 @@ def test_a_command_fits_to_the_last_token() -> None:
         "The command 'check the pump at the end of the hall, l…' is 2,001 tokens too long: its prompt takes 2,413 and "
         "an answer up to 100 of a context of 512; shorten it or raise the context."
     )
+
+
+def test_a_prompt_that_fills_the_context_leaves_no_room_for_an_answer() -> None:
+    assert "is 1 token too long: its prompt takes 512 of a context of 512" in AnswerLimits(
+        num_ctx=512, num_predict=0
+    ).refusal("check pump", 512)

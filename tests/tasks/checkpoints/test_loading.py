@@ -9,7 +9,7 @@ import torch
 from damages import HARMLESS_TO_MODELS, renamed, settings, without
 from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.tuners.tuners_utils import check_target_module_exists
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch_models import Copy, logits, make_adapter
 from transformers import (
     AutoModelForCausalLM,
@@ -30,6 +30,7 @@ from tasks.evaluation import hf_runtime
 from tasks.forensics.statistics import tensor_statistics
 from tasks.gguf.adapter import export_adapter
 from tasks.quant.types import QuantType
+from tasks.training.models import save_full
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +201,21 @@ def test_targets_are_those_of_peft(config: dict[str, object]) -> None:
     reference = LoraConfig(**config)  # type: ignore[arg-type]
     for key in _KEYS[: len(_KEYS) // 2]:
         assert is_target(config, key) == bool(check_target_module_exists(reference, key)), key
+
+
+def test_an_output_matrix_of_its_own_is_computed_with_and_saved_whatever_the_config_says(
+    tiny_model_dir: Path, copy_of: Copy, tmp_path: Path
+) -> None:
+    folder = copy_of(tiny_model_dir)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].flip(0).contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
+    model = load_model(folder)
+    assert not model.config.tie_word_embeddings
+    save_full(model, folder, tmp_path / "saved")
+    assert torch.equal(logits(load_model(tmp_path / "saved")), logits(model))
+    assert not torch.equal(logits(load_model(tiny_model_dir)), logits(model))
 
 
 @pytest.mark.parametrize("damage", ["module. before the names", "single layers compiled"])

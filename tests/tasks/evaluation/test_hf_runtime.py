@@ -34,6 +34,13 @@ def test_answers_are_the_same_alone_and_batched(learnt_model_dir: Path, plant_re
     assert [(row.text, row.tokens) for row in alone] == [(row.text, row.tokens) for row in batched]
 
 
+def test_a_folders_own_penalties_do_not_count(learnt_model_dir: Path, plant_records: list[Record], tmp_path: Path):
+    folder = shutil.copytree(learnt_model_dir, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"repetition_penalty": 5.0, "no_repeat_ngram_size": 1}))
+    commands = [record.command for record in plant_records]
+    assert [row.text for row in ask(folder, commands)] == [row.text for row in ask(learnt_model_dir, commands)]
+
+
 def test_an_answer_ends_with_its_turn_and_counts_that_token(learnt_model_dir: Path, plant_records: list[Record]):
     _, tokenizer = load_model(learnt_model_dir)
     [prediction] = ask(learnt_model_dir, [plant_records[0].command])

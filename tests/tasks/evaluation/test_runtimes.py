@@ -74,19 +74,19 @@ def test_ollama_is_asked_greedily_and_in_order(fake: FakeOllama, monkeypatch: py
         predictions = runtime.answer(commands)
     assert [prediction.text for prediction in predictions] == [f"echo {command}" for command in commands]
     assert all(prediction.tokens == len(prediction.text) for prediction in predictions)
-    assert all(body["options"] == {"temperature": 0.0, "num_predict": 50} for body in fake.bodies)
+    assert all(body["options"] == {"temperature": 0.0} for body in fake.bodies)
     assert all(body["stream"] is False for body in fake.bodies)
 
 
 def test_a_command_that_ollama_would_cut_has_no_answer_and_stops_no_other(fake: FakeOllama):
     fake.models["gemma3-manufacturing:latest"].parameters["num_ctx"] = 512
-    with OllamaRuntime("gemma3-manufacturing", host=fake.address, max_new_tokens=50) as runtime:
+    with OllamaRuntime("gemma3-manufacturing", host=fake.address) as runtime:
         long, good = runtime.answer(["long" * 200, "good"])
     assert (good.text, good.failure) == ("echo good", "")
     assert (long.text, long.tokens) == ("", 0)
     assert long.failure == (
-        f"The command '{'long' * 10}…' is 338 tokens too long: its prompt takes 800 and an answer up to 50 of a "
-        "context of 512; shorten it or raise the context."
+        f"The command '{'long' * 10}…' is 289 tokens too long: its prompt takes 800 of a context of 512; "
+        "shorten it or raise the context."
     )
     assert all((body["truncate"], body["shift"]) == (False, False) for body in fake.bodies)
 
@@ -208,6 +208,6 @@ def test_a_live_ollama_answers():
         pytest.skip("no Ollama server at OLLAMA_HOST")
     if not models or models[0].model is None:
         pytest.skip("the Ollama server has no model")
-    with OllamaRuntime(models[0].model, max_new_tokens=4) as runtime:
+    with OllamaRuntime(models[0].model) as runtime:
         [prediction] = runtime.answer(["hello"])
-    assert 0 < prediction.tokens <= 4
+    assert prediction.tokens

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from training_samples import LORA, PROMPT, make_recipe, make_teaching, run_fit, weights_in
 
 from deployment.prompts.prompt import chat_template
+from registry.artifacts import Artifact
 from registry.errors import UsageError
 from registry.records import LabelSet, Record
 from tasks.bases.scratch import build_scratch_base
@@ -24,7 +25,7 @@ from tasks.gguf.writer import export_gguf
 from tasks.quant.codecs import simulate_quantize
 from tasks.quant.types import QuantType
 from tasks.training import objective
-from tasks.training.fit import HISTORY_FILE
+from tasks.training.fit import history_file
 from tasks.training.loop import History
 from tasks.training.models import load_model
 from tasks.training.recipe import TrainingRecipe
@@ -69,6 +70,15 @@ RECIPES = {
 }
 
 
+def test_the_same_seed_gives_the_same_bytes(
+    tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
+) -> None:
+    recipe = next(iter(RECIPES.values()))
+    for name in ("a", "b"):
+        run_fit(tiny_model_dir, tmp_path / name, few, labels, recipe)
+    assert Artifact.of("model", tmp_path / "a").sha256 == Artifact.of("model", tmp_path / "b").sha256
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_each_recipe_trains_a_folder_that_loads_and_has_learnt(
     recipe: TrainingRecipe, tiny_model_dir: Path, tmp_path: Path, few: list[Record], labels: LabelSet
@@ -76,11 +86,11 @@ def test_each_recipe_trains_a_folder_that_loads_and_has_learnt(
     out = tmp_path / "model"
     history = run_fit(tiny_model_dir, out, few, labels, recipe)
     assert history.validation_loss[-1] < history.train_loss[0]
-    assert History.model_validate_json((out / HISTORY_FILE).read_text()) == history
+    assert History.model_validate_json(history_file(out).read_text()) == history
     assert (out / "chat_template.jinja").read_text() == chat_template(PROMPT)
     assert (out / "tokenizer.json").read_bytes() == (tiny_model_dir / "tokenizer.json").read_bytes()
     assert (out / "adapter").is_dir() == (recipe.method == "lora")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]  # no checkpoint, nothing half-written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.history.json"]  # no checkpoint, nothing half-written
     model, before, after = load_model(out, bits=32), weights_in(tiny_model_dir), weights_in(out)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     assert before.keys() == after.keys()

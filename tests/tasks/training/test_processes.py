@@ -11,6 +11,7 @@ from training_samples import LORA, PROMPT, ignore_metric, make_recipe, make_teac
 from registry.errors import UsageError
 from registry.records import LabelSet, Record
 from tasks.quant.types import QuantType
+from tasks.training.fit import history_file
 from tasks.training.loop import History
 from tasks.training.processes import TrainingJob, fit_in_processes
 
@@ -141,4 +142,4 @@ def test_forward_passes_that_do_not_divide_are_refused() -> None:
 
 def test_history_is_what_the_file_says(job: TrainingJob) -> None:
     history = fit_in_processes(job, ignore_metric)
-    assert History.model_validate_json((job.out / "training_history.json").read_text()) == history
+    assert History.model_validate_json(history_file(job.out).read_text()) == history

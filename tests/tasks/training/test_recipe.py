@@ -14,7 +14,7 @@ ADAPTER = {"method": "lora", "lora": LORA, "train_embedding": False}
         ({"lora": LORA}, r'method = "lora" and a \[lora\] table go together'),
         ({"load_bits": 4}, "weights of 4 bits cannot be fine-tuned in full"),
         (ADAPTER | {"load_bits": 8, "qat": True}, "qat needs weights of 16 or 32 bits"),
-        (ADAPTER | {"load_bits": 16, "qat": True}, 'qat over weights of 16 bits needs precision = "bf16"'),
+        (ADAPTER | {"load_bits": 16}, 'weights of 16 bits compute in bfloat16; set precision = "bf16"'),
         (ADAPTER | {"lora": LORA | {"dropout": 0.1}, "qat": True}, "an adapter has no dropout"),
         (ADAPTER | {"train_embedding": True}, "an adapter leaves the embedding as it is"),
         ({"load_bits": 16, "qat": True, "precision": "bf16"}, "qat of all weights needs load_bits = 32, it is 16"),
