@@ -12,6 +12,7 @@ from small_package import GOLDEN, NAME, make_package
 import flows.deploy
 from data_checks.contract import write_jsonl
 from deployment.prompts.prompt import Prompt
+from flows.deploy import DeployReport, SecretUrl, deploy_version
 from flows.ingest import ingest_paths
 from registry import models
 from registry.home import Home
@@ -21,7 +22,10 @@ from registry.store.datasets import AuditStore
 
 @pytest.fixture
 def without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.deploy, "deploy", flows.deploy.deploy_version)
+    def deploy(model_name: str, alias: str, devices: list[SecretUrl], home: Path) -> DeployReport:
+        return deploy_version(model_name, alias, [device.get_secret_value() for device in devices], home)
+
+    monkeypatch.setattr(flows.deploy, "deploy", deploy)
 
 
 @pytest.mark.parametrize("command", [["promote", "1"], ["rollback"], ["deploy"], ["ingest", "{data}"], ["due"]])
