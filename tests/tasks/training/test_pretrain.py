@@ -57,7 +57,7 @@ def test_texts_become_likelier(
     assert history.train_loss[-1] < history.train_loss[0]
     assert load_model(out, bits=32).config.vocab_size == load_model(tiny_model_dir, bits=32).config.vocab_size
     assert (out / "tokenizer.json").read_bytes() == (tiny_model_dir / "tokenizer.json").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.history.json"]
 
 
 def test_pre_training_that_was_killed_goes_on(tiny_model_dir: Path, tmp_path: Path, texts: list[str]) -> None:
