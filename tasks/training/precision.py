@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ from tasks.training.recipe import Precision, TrainingRecipe
 
 logger = logging.getLogger(__name__)
 _ROWS = 128  # of an input; a step has more, but loses on what it computes in bfloat16 between its matrices
-_RUNS = 5  # of a matrix in each type, the fastest counts
-_SECONDS = 0.4  # after which no further matrix is tried
-_WORTHWHILE = 0.9  # of the time of float32 at most, or the exact type is taken
+_RUNS = 8  # of a matrix in each type, the fastest counts
+_SECONDS = 0.6  # after which no further matrix is tried
+_WORTHWHILE = 0.95  # of the time of float32 at most, or the exact type is taken
 _WORTH_CASTING = 1 << 17  # weights of a model's largest matrix, on a GPU: tiny's have a third of that, all others more
 _NAMES = {"fp32": "float32", "bf16": "bfloat16"}
 _ISA_VARIABLES = ("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
@@ -107,30 +108,27 @@ def _processor() -> dict[str, Any]:
 def measure(matrices: Counter[tuple[int, int]]) -> dict[Precision, float]:
     """Seconds of forward and backward pass through matrices (out, in), so many of each; it takes less than one.
 
-    The smallest comes first: with a processor that emulates bfloat16 the time may be over after it. One thread
-    computes, and its own time counts, so that whatever else runs on the machine changes no choice.
+    They take turns, the smallest first: with a processor that emulates bfloat16 the time may be over after it. One
+    thread computes, and its own time counts, so that whatever else runs on the machine changes no choice.
     """
     clock = time.perf_counter if sys.platform == "win32" else time.thread_time  # which is coarse there
-    seconds: dict[Precision, float] = {"fp32": 0.0, "bf16": 0.0}
+    fastest: dict[tuple[int, int], tuple[float, float]] = {}
     with torch.random.fork_rng(devices=[]), _one_thread():
-        for name in seconds:  # the first of all starts much
-            _pass(torch.randn(8, 8, requires_grad=True), torch.randn(8, 8), bf16=name == "bf16", clock=clock)
+        inputs = {
+            shape: (torch.randn(shape, requires_grad=True), torch.randn(_ROWS, shape[1], requires_grad=True))
+            for shape in sorted(matrices, key=prod)
+        }
+        for bf16 in (False, True):  # the first of all starts much
+            _pass(torch.randn(8, 8, requires_grad=True), torch.randn(8, 8), bf16=bf16, clock=clock)
         end = clock() + _SECONDS
-        for shape, count in sorted(matrices.items(), key=lambda item: prod(item[0])):
+        for _, (shape, (weight, rows)) in product(range(_RUNS), inputs.items()):
             if clock() > end:
                 break
-            weight = torch.randn(shape, requires_grad=True)
-            rows = torch.randn(_ROWS, shape[1], requires_grad=True)
-            fastest: dict[Precision, float] = {}
-            for _ in range(_RUNS):
-                for name in seconds:
-                    took = _pass(weight, rows, bf16=name == "bf16", clock=clock)
-                    fastest[name] = min(took, fastest.get(name, took))
-                if clock() > end:
-                    break
-            for name, took in fastest.items():
-                seconds[name] += count * took
-    return seconds
+            exact, rounded = (_pass(weight, rows, bf16=bf16, clock=clock) for bf16 in (False, True))
+            before = fastest.get(shape, (exact, rounded))
+            fastest[shape] = min(exact, before[0]), min(rounded, before[1])
+    fp32, bf16 = (sum(matrices[shape] * took[kind] for shape, took in fastest.items()) for kind in (0, 1))
+    return {"fp32": fp32, "bf16": bf16}
 
 
 def _pass(weight: torch.Tensor, rows: torch.Tensor, *, bf16: bool, clock: Callable[[], float]) -> float:
