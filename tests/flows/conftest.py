@@ -10,6 +10,7 @@ from rich.text import Text
 
 from data_checks.sample import SAMPLE_DIR
 from flows.cli import main as cli
+from flows.cli import options
 from registry.tracking import client
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
@@ -19,10 +20,11 @@ _LOGGERS = ("flows", "tasks", "registry", "deployment", "data_checks", "bitsandb
 
 @pytest.fixture
 def gemmill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Gemmill]:
-    """``gemmill`` in this process, which is afterwards as it was: loggers, settings and MLflow's connection."""
+    """``gemmill`` in this process, which is afterwards as it was: loggers, settings, home and MLflow's connection."""
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(client, "_connection", None)
+    monkeypatch.setattr(options, "_located", None)
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
 

@@ -73,7 +73,7 @@ def test_two_processes_keep_answers_and_stop_early(job: TrainingJob, shard: bool
     one = fit_in_processes(job, ignore_metric)
     two = fit_in_processes(in_two(job, shard=shard), ignore_metric)
     assert two.train_loss == pytest.approx(one.train_loss, rel=1e-3)
-    assert sorted(path.name for path in job.out.parent.glob("two*")) == ["two", "two.job.json"]
+    assert sorted(path.name for path in job.out.parent.glob("two*")) == ["two", "two.history.json", "two.job.json"]
 
 
 @pytest.mark.slow
