@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from registry.errors import UsageError
+from registry.errors import UsageError, validation_message
 from registry.files import write_text
-from registry.records import LabelSet, Record, validation_message
+from registry.records import LabelSet, Record
 
 
 def read_jsonl(path: Path, labels: LabelSet | None = None) -> tuple[list[Record], list["Problem"]]:

@@ -1,12 +1,15 @@
 """What a retrain trains from, and what its recipes leave to the machine that trains."""
 
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 from flows.run import Run
 from registry.artifacts import Artifact
+from registry.records import SPLITS
 from tasks.bases.spec import TeacherBase
 from tasks.depth.pruning import require_prunable
+from tasks.evaluation.lengths import longest
 from tasks.prepare import plan_pretraining, plan_training, prepare_base, pretrain_base, prune_vocabulary
 
 
@@ -32,8 +35,13 @@ def prepare(run: Run) -> Bases:
 
 
 def plan(run: Run, bases: Bases) -> Run:
-    """``run`` with nothing left to the machine, so that what it chose is part of the steps' keys, and logged."""
+    """``run`` with nothing left to the machine, so that what it chose is part of the steps' keys, and logged.
+
+    Raises UsageError where the data asks for more memory or more tokens than there are.
+    """
     settings, snapshot, kept = run.settings, run.snapshot, run.home.precision
+    records = list(chain.from_iterable(map(snapshot.records, SPLITS)))
+    settings.evaluation.limits(longest(bases.student.path, records, snapshot.label_set, settings.prompt))
     distill = settings.student.distill
     teacher = plan_training("teacher", bases.teacher, snapshot, settings.teacher.training, settings.prompt, kept)
     student = plan_training(

@@ -3,7 +3,12 @@
 A message is one or two sentences: what, which value, what to do next. Passwords of URLs in it are hidden.
 """
 
+from typing import TYPE_CHECKING
+
 from registry.urls import masked
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class GemmillError(Exception):
@@ -47,3 +52,18 @@ class ServiceUnavailable(GemmillError):
     """A server (Ollama, MLflow, Prefect, a device) is out of reach."""
 
     exit_code = 5
+
+
+def validation_message(error: "ValidationError") -> str:
+    """All faults of a pydantic error in one line: where, and what."""
+    faults = dict.fromkeys(_fault(item["loc"], item["type"], item["msg"]) for item in error.errors())
+    return "; ".join(faults)
+
+
+def _fault(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    if place[:2] == ("response", "entities") and len(place) > 3:  # both arms of str | list[str] report
+        return f"response.entities.{place[2]}: must be a text or a list of texts"
+    if kind == "extra_forbidden":
+        message = "this field is not known"
+    message = message.removeprefix("Value error, ").replace(" at line 1 column ", " at column ")
+    return f"{'.'.join(map(str, place)) or 'record'}: {message}"

@@ -10,11 +10,11 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from registry.errors import UsageError
+from registry.errors import UsageError, validation_message
 from registry.names import name_fault
 
 OUT_OF_SCOPE = "out_of_scope"
@@ -22,6 +22,7 @@ SPLITS = ("train", "validation", "test")
 MAX_COMMAND = 2000  # characters; a longer text is a document, not a command
 _MAX_VALUE = 200  # characters of an entity's value
 _MAX_VALUES = 16  # of one entity type
+_ENTITY_KEYS = {"description", "many"}  # of an entity type's table in TOML
 
 
 class Response(BaseModel):
@@ -79,16 +80,40 @@ class Record(BaseModel):
 
 
 class LabelSet(BaseModel):
-    """The intents and entity types of a plant, in the order in which an answer lists them."""
+    """The intents and entity types of a plant, in the order in which an answer lists them.
+
+    Every entity type has one form in a model's text, a string or a list, so that no model has to know how many values
+    follow before it writes the first.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     intents: dict[str, str] = Field(description="intent -> what it means")
     entities: dict[str, str] = Field(description="entity type -> what it means")
+    many: tuple[str, ...] = Field(default=(), description="entity types whose form is a list")
     golden: tuple[str, ...] = Field(
         default=(), description="commands of the test split that every device is asked first"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _entity_types_may_be_tables(cls, fields: Any) -> Any:
+        """As in TOML: ``asset = "its plate"`` or ``asset = {description = "its plate", many = true}``."""
+        types, many = (fields.get("entities"), fields.get("many", ())) if isinstance(fields, dict) else (None, ())
+        if not isinstance(types, dict) or not isinstance(many, list | tuple):
+            return fields
+        many, described = list(many), {}
+        for name, told in types.items():
+            table = told if isinstance(told, dict) else {"description": told}
+            if unknown := ", ".join(sorted(table.keys() - _ENTITY_KEYS)):
+                raise ValueError(f"entity type {name!r} has {unknown}; it takes a description and many = true alone")
+            if not isinstance(table.get("many", False), bool):
+                raise ValueError(f"entity type {name!r} has many = {table['many']!r}; set true or false")
+            described[name] = table.get("description", "")
+            if table.get("many") and name not in many:
+                many.append(name)
+        return {**fields, "entities": described, "many": sorted(many, key=[*described, *many].index)}
 
     @field_validator("name")
     @classmethod
@@ -103,6 +128,22 @@ class LabelSet(BaseModel):
         if not intents.keys() - {OUT_OF_SCOPE}:
             raise ValueError(f"no intent besides {OUT_OF_SCOPE}")
         return {**intents, OUT_OF_SCOPE: intents.get(OUT_OF_SCOPE, "anything that is not an audit command")}
+
+    @model_validator(mode="after")
+    def _lists_are_of_entity_types(self) -> Self:
+        if unknown := ", ".join(name for name in self.many if name not in self.entities):
+            raise ValueError(f"many names {unknown}, which no entity type is")
+        return self
+
+    def learnt(self, responses: Iterable[Response]) -> "LabelSet":
+        """This label set where every type with several values in one of ``responses`` has the form of a list."""
+        seen = {
+            name
+            for response in responses
+            for name, value in response.entities.items()
+            if not isinstance(value, str) and len(value) > 1
+        }
+        return self.model_copy(update={"many": tuple(name for name in self.entities if name in {*self.many, *seen})})
 
     def problems(self, response: Response) -> list[str]:
         """What in ``response`` this label set does not allow; empty where all is well."""
@@ -156,9 +197,11 @@ def label_set_toml(labels: LabelSet) -> str:
     lines = [f"name = {json.dumps(labels.name)}"]
     if labels.golden:
         lines += ["golden = [", *(f"    {_toml_string(command)}," for command in labels.golden), "]"]
-    for table, items in (("intents", labels.intents), ("entities", labels.entities)):
-        lines += ["", f"[{table}]"]
-        lines += [f"{_toml_string(key)} = {_toml_string(value)}" for key, value in items.items()]
+    lines += ["", "[intents]", *(f"{_toml_string(key)} = {_toml_string(told)}" for key, told in labels.intents.items())]
+    lines += ["", "[entities]"]
+    for key, told in labels.entities.items():
+        table = f"{{ description = {_toml_string(told)}, many = true }}" if key in labels.many else _toml_string(told)
+        lines.append(f"{_toml_string(key)} = {table}")
     return "\n".join(lines) + "\n"
 
 
@@ -168,14 +211,16 @@ def _toml_string(text: str) -> str:
 
 
 def answer_text(response: Response, labels: LabelSet, *, compact: bool = False) -> str:
-    """The one text of ``response``: entities in the label set's order, a single value as a plain string.
+    """The one text of ``response``: entities in the label set's order, each type in its form there.
 
-    ``compact`` leaves out the blanks between the parts of the JSON.
+    Several values stay a list whatever the form, nothing is lost. ``compact`` leaves out the blanks between the parts
+    of the JSON.
     """
-    entities = {}
+    entities: dict[str, str | list[str]] = {}
     for name in sorted(response.entities, key=list(labels.entities).index):
         value = response.entities[name]
-        entities[name] = value[0] if isinstance(value, list) and len(value) == 1 else value
+        values = [value] if isinstance(value, str) else value
+        entities[name] = values if name in labels.many or len(values) > 1 else values[0]
     separators = (",", ":") if compact else (", ", ": ")
     return json.dumps({"intent": response.intent, "entities": entities}, ensure_ascii=False, separators=separators)
 
@@ -197,9 +242,10 @@ def same_answer(a: str, b: str) -> bool:
 
 
 def response_schema(labels: LabelSet) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of every answer that ``labels`` allow, with bounded strings."""
+    """JSON Schema (draft 2020-12) of every answer in the form that ``labels`` give it, with bounded strings."""
     value = {"type": "string", "minLength": 1, "maxLength": _MAX_VALUE}
-    either = {"anyOf": [value, {"type": "array", "items": value, "minItems": 1, "maxItems": _MAX_VALUES}]}
+    values = {"type": "array", "items": value, "minItems": 1, "maxItems": _MAX_VALUES}
+    forms = {name: values if name in labels.many else value for name in labels.entities}
     in_scope = [intent for intent in labels.intents if intent != OUT_OF_SCOPE]
 
     def answer(intent: dict[str, Any], entities: dict[str, Any]) -> dict[str, Any]:
@@ -217,25 +263,10 @@ def response_schema(labels: LabelSet) -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"{labels.name} response",
         "anyOf": [
-            answer({"enum": in_scope}, entity_object(dict.fromkeys(labels.entities, either))),
+            answer({"enum": in_scope}, entity_object(forms)),
             answer({"const": OUT_OF_SCOPE}, entity_object({})),
         ],
     }
-
-
-def validation_message(error: ValidationError) -> str:
-    """All faults of a pydantic error in one line: where, and what."""
-    faults = dict.fromkeys(_fault(item["loc"], item["type"], item["msg"]) for item in error.errors())
-    return "; ".join(faults)
-
-
-def _fault(place: tuple[int | str, ...], kind: str, message: str) -> str:
-    if place[:2] == ("response", "entities") and len(place) > 3:  # both arms of str | list[str] report
-        return f"response.entities.{place[2]}: must be a text or a list of texts"
-    if kind == "extra_forbidden":
-        message = "this field is not known"
-    message = message.removeprefix("Value error, ").replace(" at line 1 column ", " at column ")
-    return f"{'.'.join(map(str, place)) or 'record'}: {message}"
 
 
 def normalised_command(command: str) -> str:

@@ -213,9 +213,11 @@ def _styled(text: str, rng: random.Random) -> str:
 def write_sample(folder: Path) -> None:
     """Write the three splits and the label set into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for split, records in sample_records().items():
+    splits = sample_records()
+    for split, records in splits.items():
         write_jsonl(folder / f"{split}.jsonl", records)
-    write_text(folder / "labels.toml", label_set_toml(sample_labels()))
+    labels = sample_labels().learnt(record.response for record in splits["train"])
+    write_text(folder / "labels.toml", label_set_toml(labels))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Snapshots: a dataset frozen as a folder of files, which is what models are trained and judged on.
 
-The folder holds train.jsonl, validation.jsonl, test.jsonl, labels.toml and manifest.json. The same rows and
-label set give the same bytes and so the same id, whenever and from whatever files they were ingested.
+The folder holds train.jsonl, validation.jsonl, test.jsonl, labels.toml and manifest.json. The label set says which
+entity types have several values in a training row: they are lists in every answer that a model learns. The same rows
+and label set give the same bytes and so the same id, whenever and from whatever files they were ingested.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.errors import DataRefused, UsageError
 from registry.files import atomic_directory, file_sha256
 from registry.names import require_name
-from registry.records import SPLITS, LabelSet, Record, load_label_set
+from registry.records import SPLITS, LabelSet, Record, Response, label_set_toml, load_label_set, parse_label_set
 
 if TYPE_CHECKING:
     from registry.store.datasets import AuditStore, Row
@@ -61,7 +62,8 @@ def take_snapshot(store: "AuditStore", dataset: str, folder: Path) -> Snapshot:
         known = ", ".join(store.datasets()) or "none"
         raise DataRefused(f"dataset {dataset!r} holds no rows (there are: {known}); ingest some first.")
     texts = {f"{split}.jsonl": _lines(row for row in rows if row.split == split) for split in SPLITS}
-    texts[_LABELS] = labels
+    trained = (Response.model_validate(row.response) for row in rows if row.split == "train")
+    texts[_LABELS] = label_set_toml(parse_label_set(labels, f"of dataset {dataset}").learnt(trained))
     checksums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     digest = _digest(checksums)
     snapshot = Snapshot(

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from deployment.runtimes.prediction import Prediction
-from registry.errors import UsageError
+from registry.errors import UsageError, validation_message
 from registry.files import write_text
-from registry.records import LabelSet, Record, Response, parse_answer, validation_message
+from registry.records import LabelSet, Record, Response, parse_answer
 from tasks.evaluation.bootstrap import Interval, percentile_interval, resampled_ratios
 from tasks.evaluation.metrics import (
     METRIC_TITLES,

@@ -49,7 +49,7 @@ def read_corpus(paths: Sequence[Path], labels: Path | None = None) -> Corpus:
         raise UsageError(
             f"{', '.join(map(str, paths))} holds rows of the test split only, which do not count; add others."
         )
-    return Corpus(records=records, labels=label_set, texts=texts)
+    return Corpus(records=records, labels=label_set.learnt(record.response for record in records), texts=texts)
 
 
 def files_below(paths: Sequence[Path]) -> Iterator[Path]:

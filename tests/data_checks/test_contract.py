@@ -48,10 +48,12 @@ def allowed_responses(draw: st.DrawFn) -> Response:
 
 @st.composite
 def label_sets(draw: st.DrawFn) -> LabelSet:
+    entities = draw(st.dictionaries(names, st.one_of(texts, st.just("")), max_size=5))
     return LabelSet(
         name=draw(st.from_regex(r"[a-z0-9][a-z0-9_-]{0,10}", fullmatch=True)),
         intents=draw(st.dictionaries(names, st.one_of(texts, st.just("")), min_size=2, max_size=5)),
-        entities=draw(st.dictionaries(names, st.one_of(texts, st.just("")), max_size=5)),
+        entities=entities,
+        many=tuple(name for name in entities if draw(st.booleans())),
         golden=tuple(draw(st.lists(texts, max_size=3))),
     )
 
@@ -66,8 +68,9 @@ def test_the_answer_of_a_response_reads_back_with_the_same_entity_values(respons
 
 @given(allowed_responses())
 def test_the_schema_allows_every_answer_that_the_label_set_allows(response: Response) -> None:
-    assert not LABELS.problems(response)
-    assert Draft202012Validator(response_schema(LABELS)).is_valid(json.loads(answer_text(response, LABELS)))
+    labels = LABELS.learnt([response])
+    assert not labels.problems(response)
+    assert Draft202012Validator(response_schema(labels)).is_valid(json.loads(answer_text(response, labels)))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,41 @@ def test_an_answer_lists_entities_in_the_order_of_the_label_set() -> None:
     assert answer_text(response, LABELS) == (
         '{"intent": "report_issue", "entities": {"asset_id": ["A-1", "A-2"], "issue": "leak"}}'
     )
+
+
+def test_an_entity_type_has_one_form_in_every_answer() -> None:
+    two = Response(intent="report_issue", entities={"asset_id": ["A-1", "A-2"], "issue": ["leak"]})
+    labels = LABELS.learnt([two, Response(intent="report_issue", entities={"date": "today"})])
+    assert labels.many == ("asset_id",)
+    one = Response(intent="report_issue", entities={"asset_id": "A-1", "issue": "leak"})
+    text = answer_text(one, labels)
+    assert text == '{"intent": "report_issue", "entities": {"asset_id": ["A-1"], "issue": "leak"}}'
+    assert same_answer(text, answer_text(one, LABELS)), "a champion of another form is judged by its values"
+    schema = Draft202012Validator(response_schema(labels))
+    assert schema.is_valid(json.loads(text))
+    assert not schema.is_valid(json.loads(answer_text(one, LABELS)))
+    assert labels.learnt([one]).many == ("asset_id",), "what a label set says stays"
+
+
+@pytest.mark.parametrize(
+    ("entities", "reason"),
+    [
+        ('asset = {description = "plate", plural = true}', "entity type 'asset' has plural"),
+        ('asset = {many = "yes"}', "entity type 'asset' has many = 'yes'; set true or false"),
+        ("asset = 3", "entities.asset"),
+        ('asset = "plate"\n[golden]', "golden"),
+    ],
+)
+def test_an_entity_type_that_says_anything_else_is_refused(entities: str, reason: str) -> None:
+    text = f'name = "p"\n[intents]\nstop = ""\n[entities]\n{entities}'
+    with pytest.raises(UsageError, match=reason):
+        parse_label_set(text, "text")
+
+
+@pytest.mark.parametrize("many", ['["colour"]', "[3]", "true", "[[]]"])
+def test_many_names_entity_types(many: str) -> None:
+    with pytest.raises(UsageError, match="many"):
+        parse_label_set(f'name = "p"\nmany = {many}\n[intents]\nstop = ""\n[entities]\nasset = "plate"', "text")
 
 
 def test_two_outputs_are_alike_by_what_they_say() -> None:

@@ -6,6 +6,7 @@ run in this process where nothing is asked of what they print: a process takes t
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -218,20 +219,24 @@ def test_bad_lines_are_shown_with_their_numbers_and_exit_with_4(
     assert ran.code == 4 and "first: bad.jsonl line 2" in ran.err
 
 
+def _from_folder(home: Path, base: Path) -> tuple[str, str]:
+    """The profile with ``base`` for its teacher's, before and after the recipes begin."""
+    head, _, tail = _profile(home, floor=0.0).read_text().partition("[teacher.base]")
+    return f'{head}[teacher.base]\nkind = "folder"\npath = "{base}"\n\n', tail[tail.index("[teacher.training]") :]
+
+
 def test_vocabulary_texts_and_depth_come_before_the_labels(
     home: Path, data: Path, gemmill: Gemmill, prefect_server: str, tmp_path: Path
 ) -> None:
     spec = ScratchBase.model_validate(tomllib.loads((PROFILES_FOLDER / "tiny.toml").read_text())["teacher"]["base"])
     labels = load_label_set(SAMPLE_DIR / "labels.toml")
     build_scratch_base(spec, read_jsonl(SAMPLE_DIR / "train.jsonl", labels)[0], labels, tmp_path / "base")
-    head, _, tail = _profile(home, floor=0.0).read_text().partition("[teacher.base]")
-    base = f'[teacher.base]\nkind = "folder"\npath = "{tmp_path / "base"}"\n\n'
-    training = tail[tail.index("[teacher.training]") :]
+    head, training = _from_folder(home, tmp_path / "base")
     recipe = training.removeprefix("[teacher.training]").partition("[")[0]
     recipe = recipe.replace('vary_entities = "any_intent"', 'vary_entities = "no"')
     profile, texts, report = tmp_path / "pruned.toml", tmp_path / "texts.txt", tmp_path / "summary.json"
     profile.write_text(
-        f"{head}{base}{training}\n[vocabulary]\nwords = 0\nminimum_count = 1\n[student.depth]\nlayers = 3\n"
+        f"{head}{training}\n[vocabulary]\nwords = 0\nminimum_count = 1\n[student.depth]\nlayers = 3\n"
         f"[pretraining]{recipe}"
     )
     texts.write_text("".join(f"Surface grinder SG-{number} leaks.\n" for number in range(40)))
@@ -267,6 +272,19 @@ def test_a_depth_that_cannot_be_exits_with_2_before_the_teacher_is_trained(
     before = sorted((home / "steps").glob("train_teacher-*"))
     ran = gemmill("retrain", "--profile", profile, "--data", data, "--home", home)
     assert ran.code == 2 and "student.depth.layers is 99 of the base's 4; keep fewer" in ran.err
+    assert sorted((home / "steps").glob("train_teacher-*")) == before
+
+
+def test_a_base_of_too_few_positions_exits_with_2_before_it_is_trained(
+    home: Path, data: Path, gemmill: Gemmill, prefect_server: str, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    config = json.loads((shutil.copytree(tiny_model_dir, tmp_path / "base") / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
+    head, training = _from_folder(home, tmp_path / "base")
+    (tmp_path / "short.toml").write_text(head + training)
+    before = sorted((home / "steps").glob("train_teacher-*"))
+    ran = gemmill("retrain", "--profile", tmp_path / "short.toml", "--data", data, "--home", home)
+    ran.assert_refused(2, "the model was made for 32 together; shorten the records or take another base")
     assert sorted((home / "steps").glob("train_teacher-*")) == before
 
 

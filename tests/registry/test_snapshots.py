@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 
 from registry.errors import DataRefused, UsageError
+from registry.records import LabelSet, label_set_toml
 from registry.store.datasets import AuditStore
 from registry.store.snapshots import Snapshot, load_snapshot, take_snapshot
 
-LABELS = 'name = "plant"\n'
+LABELS = label_set_toml(
+    LabelSet(name="plant", intents={"report_issue": "a fault"}, entities={"asset_id": "plate", "issue": "fault"})
+)
 
 
 def row(command: str, split: str, **details: Any) -> tuple[str, dict[str, Any]]:
@@ -53,6 +56,21 @@ def test_a_snapshot_holds_the_splits_the_labels_and_a_manifest(tmp_path: Path) -
     assert "lékt" in snapshot.split("train").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_types_with_several_values_in_a_training_row_are_lists(split: str, tmp_path: Path) -> None:
+    two = (
+        split,
+        {
+            "command": "SG-5 leaks and smells",
+            "response": {"intent": "report_issue", "entities": {"asset_id": ["SG-5"], "issue": ["leaks", "smells"]}},
+        },
+    )
+    snapshot = snapshot_of([*ROWS, two], tmp_path)
+    assert snapshot.label_set.many == (("issue",) if split == "train" else ())
+    with AuditStore(f"sqlite:///{tmp_path / 'audit.db'}") as store:
+        assert store.labels("plant") == LABELS, "what the plant wrote stays as it is"
+
+
 def test_the_digest_is_that_of_the_sha256sum_listing(tmp_path: Path) -> None:
     snapshot = snapshot_of(ROWS, tmp_path)
     names = ["labels.toml", "test.jsonl", "train.jsonl", "validation.jsonl"]
@@ -73,7 +91,7 @@ def test_another_row_or_label_set_gives_another_snapshot(tmp_path: Path) -> None
     more = snapshot_of([row("SG-5 leaks", "train")], tmp_path)
     relabelled = snapshot_of([], tmp_path)
     with AuditStore(f"sqlite:///{tmp_path / 'audit.db'}") as store:
-        store.ingest("plant", [], source="none", labels=LABELS + "# other\n")
+        store.ingest("plant", [], source="none", labels=LABELS.replace("plate", "its plate"))
         relabelled = take_snapshot(store, "plant", tmp_path / "snapshots")
     assert len({one.id, more.id, relabelled.id}) == 3
     assert load_snapshot(one.path) == one, "an older snapshot stays as it was"

@@ -11,7 +11,7 @@ from training_samples import PROMPT
 from deployment.prompts.prompt import encode_prompt
 from deployment.prompts.turns import Turns
 from registry.errors import UsageError
-from registry.records import LabelSet, Record, Response, answer_text, parse_answer
+from registry.records import LabelSet, Record, Response, answer_text, same_answer
 from tasks.training.examples import IGNORE_INDEX, Example, build_examples, collate, epoch_batches
 
 START, END = Turns.GEMMA.form.control
@@ -43,7 +43,7 @@ def test_compact_answers_have_no_blank_between_their_parts(
         records, build_examples(records, tokenizer, prompt, labels, max_tokens=512), strict=True
     ):
         answer = tokenizer.decode(example.input_ids[example.prompt_length :]).removesuffix(END)
-        assert parse_answer(answer) == record.response
+        assert same_answer(answer, record.response.model_dump_json())
         assert answer == json.dumps(json.loads(answer), ensure_ascii=False, separators=(",", ":"))
 
 
