@@ -40,7 +40,7 @@ def in_two(job: TrainingJob, *, shard: bool = False, **changes: object) -> Train
     [
         pytest.param(None, False, id="full-replicated", marks=pytest.mark.slow),
         pytest.param(None, True, id="full-sharded"),
-        pytest.param(LORA, False, id="lora-replicated"),
+        pytest.param(LORA, False, id="lora-replicated", marks=pytest.mark.slow),
         pytest.param(LORA, True, id="lora-sharded", marks=pytest.mark.slow),
     ],
 )
