@@ -50,7 +50,7 @@ def test_your_data(checkout: Path, tmp_path: Path) -> None:
     assert said.count("exit code 4") == 2
     assert "bad.jsonl" in said
     assert "rows of train (wanted 100 or more" in said
-    assert "Retraining is not due: 5 new rows" in said
+    assert "Retraining on plant-7 is not due: 5 new rows" in said
 
 
 @pytest.mark.slow
