@@ -22,26 +22,27 @@ class Bases(NamedTuple):
 
 
 def prepare(run: Run) -> Bases:
-    """The weights from which teacher and student start; the student may start from what the teacher becomes."""
-    settings = run.settings
+    """The weights from which teacher and student start; the student may start from what the teacher becomes.
+
+    Raises UsageError, before anything is trained, where the student's base goes less far than the longest command and
+    answer, or cannot be pruned as the profile asks.
+    """
+    settings, snapshot = run.settings, run.snapshot
     student_spec = settings.student.base
     of_teacher = isinstance(student_spec, TeacherBase)
-    base = prepare_base(settings.teacher.base, run.snapshot, run.home.bases)
-    origin = base if of_teacher else prepare_base(student_spec, run.snapshot, run.home.bases)
+    base = prepare_base(settings.teacher.base, snapshot, run.home.bases)
+    origin = base if of_teacher else prepare_base(student_spec, snapshot, run.home.bases)
     if settings.student.depth:
-        require_prunable(origin.path, settings.student.depth)  # before anything is trained
+        require_prunable(origin.path, settings.student.depth)
+    records = list(chain.from_iterable(map(snapshot.records, SPLITS)))
+    settings.evaluation.limits(longest(origin.path, records, snapshot.label_set, settings.prompt))
     teacher = _adapted(run, base, "teacher")
     return Bases(origin, teacher, teacher if of_teacher else _adapted(run, origin, "student"))
 
 
 def plan(run: Run, bases: Bases) -> Run:
-    """``run`` with nothing left to the machine, so that what it chose is part of the steps' keys, and logged.
-
-    Raises UsageError where the data asks for more memory or more tokens than there are.
-    """
+    """``run`` with nothing left to the machine, so that what it chose is part of the steps' keys, and logged."""
     settings, snapshot, kept = run.settings, run.snapshot, run.home.precision
-    records = list(chain.from_iterable(map(snapshot.records, SPLITS)))
-    settings.evaluation.limits(longest(bases.student.path, records, snapshot.label_set, settings.prompt))
     distill = settings.student.distill
     teacher = plan_training("teacher", bases.teacher, snapshot, settings.teacher.training, settings.prompt, kept)
     student = plan_training(
