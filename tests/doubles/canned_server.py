@@ -1,10 +1,11 @@
 """A server that gives every request the same answer."""
 
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Self
+
+from serving import serve
 
 
 @dataclass
@@ -37,9 +38,8 @@ class CannedServer:
             def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing: a failed test should show what failed."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = serve(Handler)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(

@@ -6,16 +6,17 @@ does, it rewrites a file that it is given into llama.cpp's order.
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socket import SHUT_RDWR
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
+
+from serving import serve
 
 from deployment.prompts.ollama_prompt import ollama_prompt
 from deployment.prompts.prompt import Message
@@ -56,9 +57,8 @@ class FakeOllama:
         class Handler(_Handler):
             ollama = fake
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = serve(Handler)
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(

@@ -1,8 +1,7 @@
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import httpx
 import ollama
 import pytest
 from fake_ollama import FakeOllama, Model, Refused
+from serving import serve
 
 from deployment.prompts.prompt import Prompt
 from deployment.runtimes.llama_server import LlamaServer
@@ -41,14 +41,11 @@ def http_server(answer: Answer) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
+    server = serve(Handler)
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        thread.join()
         server.server_close()
 
 

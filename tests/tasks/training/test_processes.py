@@ -66,6 +66,7 @@ def test_two_processes_end_where_one_does(
         torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 @_either_way
 def test_two_processes_keep_answers_and_stop_early(job: TrainingJob, shard: bool, tiny_model_dir: Path) -> None:
     recipe = make_recipe(batch_size=2, accumulation=2, checkpoint_steps=2, patience=1, learning_rate=1e-2)
