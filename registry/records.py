@@ -20,8 +20,8 @@ from registry.names import name_fault
 OUT_OF_SCOPE = "out_of_scope"
 SPLITS = ("train", "validation", "test")
 MAX_COMMAND = 2000  # characters; a longer text is a document, not a command
-_MAX_VALUE = 200  # characters of an entity's value
-_MAX_VALUES = 16  # of one entity type
+MAX_VALUE = 200  # characters of an entity's value
+MAX_VALUES = 16  # of one entity type
 _ENTITY_KEYS = {"description", "many"}  # of an entity type's table in TOML
 
 
@@ -42,19 +42,23 @@ class Response(BaseModel):
                 raise ValueError("an entity type is blank")
             if not values or any(not item.strip() for item in values):
                 raise ValueError(f"entity {name!r} has a blank value; leave the entity out instead")
-            if len(values) > _MAX_VALUES:
-                raise ValueError(f"entity {name!r} has {len(values)} values, more than {_MAX_VALUES}")
-            if any(len(item) > _MAX_VALUE for item in values):
-                raise ValueError(f"entity {name!r} has a value of more than {_MAX_VALUE} characters")
+            if len(values) > MAX_VALUES:
+                raise ValueError(f"entity {name!r} has {len(values)} values, more than {MAX_VALUES}")
+            if any(len(item) > MAX_VALUE for item in values):
+                raise ValueError(f"entity {name!r} has a value of more than {MAX_VALUE} characters")
         return entities
 
     def entity_values(self) -> set[tuple[str, str]]:
         """Every (type, value) pair; one value and a list of one are the same."""
+        return set(self.listed())
+
+    def listed(self) -> list[tuple[str, str]]:
+        """The (type, value) pairs in their order, also those that come twice."""
         return _pairs(self.entities)
 
 
-def _pairs(entities: Mapping[str, str | list[str]]) -> set[tuple[str, str]]:
-    return {(name, item) for name, value in entities.items() for item in ([value] if isinstance(value, str) else value)}
+def _pairs(entities: Mapping[str, str | list[str]]) -> list[tuple[str, str]]:
+    return [(name, item) for name, value in entities.items() for item in ([value] if isinstance(value, str) else value)]
 
 
 class Record(BaseModel):
@@ -243,29 +247,30 @@ def same_answer(a: str, b: str) -> bool:
 
 def response_schema(labels: LabelSet) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of every answer in the form that ``labels`` give it, with bounded strings."""
-    value = {"type": "string", "minLength": 1, "maxLength": _MAX_VALUE}
-    values = {"type": "array", "items": value, "minItems": 1, "maxItems": _MAX_VALUES}
-    forms = {name: values if name in labels.many else value for name in labels.entities}
+    value = {"type": "string", "minLength": 1, "maxLength": MAX_VALUE}
+    values = {"type": "array", "items": value, "minItems": 1, "maxItems": MAX_VALUES}
+    return answer_schema(labels, {name: values if name in labels.many else value for name in labels.entities})
+
+
+def answer_schema(labels: LabelSet, entities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """JSON Schema of an answer with the intents of ``labels``, where ``entities`` are the schemas by type."""
     in_scope = [intent for intent in labels.intents if intent != OUT_OF_SCOPE]
 
-    def answer(intent: dict[str, Any], entities: dict[str, Any]) -> dict[str, Any]:
+    def answer(intent: Mapping[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "type": "object",
-            "properties": {"intent": intent, "entities": entities},
+            "properties": {
+                "intent": intent,
+                "entities": {"type": "object", "properties": properties, "additionalProperties": False},
+            },
             "required": ["intent", "entities"],
             "additionalProperties": False,
         }
 
-    def entity_object(properties: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "object", "properties": properties, "additionalProperties": False}
-
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"{labels.name} response",
-        "anyOf": [
-            answer({"enum": in_scope}, entity_object(forms)),
-            answer({"const": OUT_OF_SCOPE}, entity_object({})),
-        ],
+        "anyOf": [answer({"enum": in_scope}, entities), answer({"const": OUT_OF_SCOPE}, {})],
     }
 
 
@@ -276,7 +281,7 @@ def normalised_command(command: str) -> str:
 
 def record_digest(command: str, response: Mapping[str, Any]) -> str:
     """SHA-256 of a command and its answer, whatever the order of the entities and of their values."""
-    answer = json.dumps([response["intent"], sorted(_pairs(response["entities"]))], ensure_ascii=False)
+    answer = json.dumps([response["intent"], sorted(set(_pairs(response["entities"])))], ensure_ascii=False)
     return text_sha256(f"{command}\0{answer}")
 
 

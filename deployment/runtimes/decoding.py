@@ -3,7 +3,9 @@
 Left alone, Ollama cuts a prompt beyond its context without a word, and an answer that reaches the end can abort it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from registry.errors import UsageError
 
@@ -34,6 +36,38 @@ class AnswerLimits:
             f"The command {shown!r} is {excess:,} token{'s' if excess > 1 else ''} too long: its prompt takes "
             f"{tokens:,}{answer} of a context of {self.num_ctx:,}; shorten it or raise the context."
         )
+
+
+class Decoding(Protocol):
+    """What an answer is held to, as each server takes it, and what becomes of the text then."""
+
+    def llama_cpp(self, command: str) -> Mapping[str, Any]:
+        """The fields of a request to llama.cpp that hold the answer."""
+        ...
+
+    def json_schema(self, command: str) -> Mapping[str, Any] | None:
+        """The same for a server that takes a JSON Schema; None where the answer is free."""
+        ...
+
+    def finished(self, text: str) -> str:
+        """The answer in the text that came back."""
+        ...
+
+
+class Free:
+    """Answers as the model gives them."""
+
+    def llama_cpp(self, command: str) -> Mapping[str, Any]:
+        return {}
+
+    def json_schema(self, command: str) -> None:
+        return None
+
+    def finished(self, text: str) -> str:
+        return text
+
+
+FREE = Free()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -21,7 +22,7 @@ from typing import IO, Any, Self
 import httpx
 
 from deployment.prompts.prompt import Message, Prompt
-from deployment.runtimes.decoding import AnswerLimits
+from deployment.runtimes.decoding import FREE, AnswerLimits, Decoding
 from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import ServiceUnavailable, UsageError
 from registry.files import read_at
@@ -39,9 +40,9 @@ class LlamaServer:
     """A GGUF file, with a LoRA ``adapter`` over it where one is given, served on 127.0.0.1 in the ``with`` block.
 
     The KV cache holds ``slots * context`` tokens; a command is not asked where prompt and ``max_new_tokens`` exceed
-    ``context``. With ``schema``, answers are constrained to that JSON Schema; ``parameters`` are llama.cpp's own, by
-    their names in xllamacpp's ``CommonParams``, such as ``speculative.ngram_mod.n_match``. Raises UsageError where
-    llama.cpp refuses the file, ServiceUnavailable where it dies later.
+    ``context``; an answer that ``decoding`` holds to a form may take all that is left of it. ``parameters`` are
+    llama.cpp's own, by their names in xllamacpp's ``CommonParams``, such as ``speculative.ngram_mod.n_match``. Raises
+    UsageError where llama.cpp refuses the file, ServiceUnavailable where it dies later.
 
     One slot gives the same answers every time, as a device does. With more, rounding depends on which prompts
     share a batch, so a near tie between two tokens can fall either way.
@@ -56,7 +57,7 @@ class LlamaServer:
         slots: int = 8,
         context: int = 1024,
         max_new_tokens: int = 256,
-        schema: Mapping[str, Any] | None = None,
+        decoding: Decoding = FREE,
         parameters: Mapping[str, Any] = MappingProxyType({}),
         adapter: Path | None = None,
     ) -> None:
@@ -68,7 +69,7 @@ class LlamaServer:
         self._threads = threads
         self._slots = slots
         self._limits = AnswerLimits(num_ctx=context, num_predict=max_new_tokens)
-        self._schema = schema
+        self._decoding = decoding
         self._parameters = parameters
         self._adapter = adapter
 
@@ -107,8 +108,8 @@ class LlamaServer:
         predictions = answer_concurrently(
             self._answer_one, commands, workers=self._slots, description=f"asking {self._gguf.name}"
         )
-        if self._schema is not None:
-            self._refuse_unused_schema()
+        if self._decoding is not FREE:
+            self._refuse_unused_constraint()
         return predictions
 
     def tokenize_prompt(self, command: str) -> list[int]:
@@ -164,15 +165,17 @@ class LlamaServer:
         ids = self.tokenize_prompt(command)
         if failure := self._limits.refusal(command, len(ids)):
             return Prediction(text="", tokens=0, seconds=0.0, failure=failure)
-        body: dict[str, Any] = {"prompt": ids, "n_predict": self._limits.num_predict, **_GREEDY}
-        if self._schema is not None:
-            body["json_schema"] = self._schema
+        room = self._limits.num_predict if self._decoding is FREE else self._limits.num_ctx - len(ids)
+        started = time.perf_counter()
+        body = {"prompt": ids, "n_predict": room, **_GREEDY, **self._decoding.llama_cpp(command)}
         reply = self._post("/completion", body)
-        timings = reply["timings"]
+        held = self._decoding is not FREE
+        failure = f"The answer did not end within {room:,} tokens." if held and reply["stop_type"] == "limit" else ""
         return Prediction(
-            text=reply["content"],
+            text="" if failure else self._decoding.finished(reply["content"]),
             tokens=reply["tokens_predicted"],
-            seconds=(timings["prompt_ms"] + timings["predicted_ms"]) / 1000,
+            seconds=time.perf_counter() - started,
+            failure=failure,
         )
 
     @cached_property
@@ -225,7 +228,7 @@ class LlamaServer:
             "again or fetch it anew."
         )
 
-    def _refuse_unused_schema(self) -> None:
+    def _refuse_unused_constraint(self) -> None:
         # The server logs a schema that it cannot compile and then answers without it.
         if match := re.search(r"failed to compile JSON schema: (.*)", self._log_text()):
             raise UsageError(f"llama.cpp cannot use the JSON schema: {match[1].strip()}.")

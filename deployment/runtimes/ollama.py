@@ -115,9 +115,16 @@ class OllamaClient:
             raise UsageError(f"Ollama at {self.address} does not tell the digest of {name}; is it a proxy?")
         return found[1]
 
-    def generate(self, name: str, command: str, options: Mapping[str, Any]) -> ollama.GenerateResponse:
-        """The whole answer to the whole command: nothing is cut to fit the context. Raises NoAnswer where none is."""
-        asked = {"model": name, "prompt": command, "options": dict(options), "stream": False}
+    def generate(
+        self, name: str, command: str, options: Mapping[str, Any], schema: Mapping[str, Any] | None = None
+    ) -> ollama.GenerateResponse:
+        """The whole answer to the whole command: nothing is cut to fit the context. Raises NoAnswer where none is.
+
+        With ``schema``, the answer keeps to that JSON Schema.
+        """
+        asked: dict[str, Any] = {"model": name, "prompt": command, "options": dict(options), "stream": False}
+        if schema is not None:
+            asked["format"] = schema
         with self._errors(name):
             try:
                 # the ollama package knows neither of the two

@@ -9,12 +9,14 @@ from typing import Self
 import httpx
 
 from deployment.prompts.turns import as_plain_text
+from deployment.runtimes.decoding import FREE, Decoding
 from deployment.runtimes.ollama import OllamaClient
 from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import NoAnswer, ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
 
 _GREEDY = {"temperature": 0.0}
+_NO_BOUND = -1  # but the schema's own
 _SHOWN = 80  # characters of an answer that is none
 _TIMEOUT = 120.0  # seconds for one answer; an edge device may have to load the model first
 
@@ -25,8 +27,9 @@ class OllamaRuntime:
     ``host`` None means ``OLLAMA_HOST`` or the local default. Raises as :class:`OllamaClient` does.
     """
 
-    def __init__(self, name: str, *, host: str | None = None, parallel: int = 1) -> None:
+    def __init__(self, name: str, *, host: str | None = None, parallel: int = 1, decoding: Decoding = FREE) -> None:
         self._name = name
+        self._decoding = decoding
         self._client = OllamaClient(host, timeout=_TIMEOUT)
         self._parallel = parallel
 
@@ -46,12 +49,17 @@ class OllamaRuntime:
 
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
+        schema = self._decoding.json_schema(command)
+        options = _GREEDY if schema is None else {**_GREEDY, "num_predict": _NO_BOUND}
         try:
-            reply = self._client.generate(self._name, as_plain_text(command), _GREEDY)
+            reply = self._client.generate(self._name, as_plain_text(command), options, schema)
         except NoAnswer as error:
             return Prediction(text="", tokens=0, seconds=time.perf_counter() - started, failure=str(error))
-        seconds = time.perf_counter() - started
-        return Prediction(text=reply.response or "", tokens=reply.eval_count or 0, seconds=seconds)
+        return Prediction(
+            text=self._decoding.finished(reply.response or ""),
+            tokens=reply.eval_count or 0,
+            seconds=time.perf_counter() - started,
+        )
 
 
 class HttpRuntime:

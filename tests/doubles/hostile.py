@@ -61,9 +61,9 @@ def mutated_json(chosen: random.Random, text: str) -> bytes:
             return json.dumps(content, ensure_ascii=chosen.random() < 0.5).encode("utf-8", "surrogatepass")
         except RecursionError:
             return b"[" * 100_000
-    if kind == 5:
+    places = [place for place, letter in enumerate(text[:200_000]) if letter.isdecimal()]
+    if kind == 5 and places:
         number = str(chosen.choice((*_NUMBERS[:-1], "1e999", "-0", "01", "NaN", "9" * 5000)))
-        places = [place for place, letter in enumerate(text[:200_000]) if letter.isdecimal()]
         place = chosen.choice(places)
         return (text[:place] + number + text[place + 1 :]).encode()
     return mutated_bytes(chosen, text.encode(), len(text))

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from deployment.answers.policy import Schema
+from deployment.answers.rules import default_rules
 from deployment.prompts.parity import COMMANDS, chats
 from deployment.prompts.prompt import Prompt, encode_prompt
 from deployment.runtimes import llama_server
+from deployment.runtimes.decoding import Free
 from deployment.runtimes.llama_server import LlamaServer
 from registry.errors import ServiceUnavailable, UsageError
-from registry.records import LabelSet, Record, answer_text, parse_answer, response_schema
+from registry.records import LabelSet, Record, answer_text, parse_answer
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
@@ -168,7 +171,7 @@ def test_next_token_logprobs_cover_the_vocabulary_and_sum_to_one(
 
 def test_a_schema_constrains_even_a_model_that_cannot_answer(learnt_gguf: Path, plant_labels: LabelSet, tmp_path: Path):
     commands = ["zzz " * 9, "0", "{}"]
-    with open_server(learnt_gguf, schema=response_schema(plant_labels), max_new_tokens=400) as server:
+    with open_server(learnt_gguf, decoding=Schema(labels=plant_labels, rules=default_rules(plant_labels))) as server:
         for prediction in server.answer(commands):
             answer = parse_answer(prediction.text)
             assert answer is not None
@@ -176,10 +179,11 @@ def test_a_schema_constrains_even_a_model_that_cannot_answer(learnt_gguf: Path, 
 
 
 def test_a_schema_that_cannot_be_compiled_is_refused_and_not_ignored(learnt_gguf: Path):
-    with (
-        open_server(learnt_gguf, schema={"type": "sentence"}) as server,
-        pytest.raises(UsageError, match="schema"),
-    ):
+    class Broken(Free):
+        def llama_cpp(self, command: str) -> dict[str, Any]:
+            return {"json_schema": {"type": "sentence"}}
+
+    with open_server(learnt_gguf, decoding=Broken()) as server, pytest.raises(UsageError, match="schema"):
         server.answer(["hello"])
 
 

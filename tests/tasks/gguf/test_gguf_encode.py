@@ -53,6 +53,8 @@ def test_the_bytes_are_those_of_gguf_py(sample: str, type_: QuantType) -> None:
 @given(bits=arrays(np.uint32, (2, 32), elements=st.integers(0, 2**32 - 1)))
 def test_any_finite_float_gives_the_bytes_of_gguf_py(type_: QuantType, bits: np.ndarray) -> None:
     values = np.clip(np.nan_to_num(bits.view(np.float32)), -60_000, 60_000)
+    if type_ in (QuantType.Q4_1, QuantType.Q5_1):
+        values += 0.0  # which of 0.0 and -0.0 is the lowest of a block is up to the processor's vector units
     assert encode(values, type_).tobytes() == _reference(values, type_)
 
 

@@ -1,0 +1,106 @@
+"""The grammar of one command's answers, in GBNF, which llama.cpp keeps to while it answers.
+
+Format: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md. It is linear in the command.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+
+from deployment.answers.rules import AnswerRules
+from deployment.answers.spans import Form, SpanAutomaton
+from registry.records import OUT_OF_SCOPE, LabelSet
+
+_CHARACTER = r'char ::= [^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})'
+_ESCAPED: Mapping[int, str] = {
+    ord('"'): r"\"",
+    ord("\\"): r"\\",
+    **{code: f"\\x{code:02X}" for code in (*range(0x20), 0x7F)},
+}
+
+
+def grounded_grammar(command: str, labels: LabelSet, rules: AnswerRules) -> str:
+    """The grammar of the answers that ``labels`` and ``rules`` allow to ``command``.
+
+    Entity types come in the label set's order, each at most once; a grounded type's values are spans of the command.
+    Blanks between the parts of the JSON are for the model to choose, one at most.
+    """
+    strings: dict[str, list[str]] = {}
+    names: dict[tuple[Form | None, int], str] = {}
+    for name in labels.entities:
+        form, longest = rules.types[name].form, rules.types[name].longest
+        if (form, longest) not in names:
+            string = f"string{len(names)}x"
+            names[form, longest] = string
+            strings[string] = (
+                [f'{string} ::= "\\"" char{{1,{longest}}} "\\""']
+                if form is None
+                else _span_rules(SpanAutomaton(form.of(command), longest=longest), string)
+            )
+    values = {name: names[rules.types[name].form, rules.types[name].longest] for name in labels.entities}
+    offered = {name: string for name, string in values.items() if strings[string]}
+    lines = [*_object(labels, typed=bool(offered)), *_types(offered, labels, rules)]
+    if rules.free:
+        lines.append(_CHARACTER)
+    return "\n".join([*lines, *(line for string in strings.values() for line in string)]) + "\n"
+
+
+def _object(labels: LabelSet, *, typed: bool) -> Iterator[str]:
+    """The whole answer but its entities."""
+    intents = " | ".join(_literal(_json(intent)) for intent in labels.intents if intent != OUT_OF_SCOPE)
+    opening, middle = _literal("{" + _json("intent") + ":"), _literal(_json("entities") + ":")
+    head = f'{opening} ws %s "," ws {middle} ws "{{" %s "}}}}"'
+    yield "root ::= audit | out"
+    yield "audit ::= " + head % ("intent", "types0?" if typed else "")
+    yield "out ::= " + head % (_literal(_json(OUT_OF_SCOPE)), "")
+    yield f"intent ::= {intents}"
+    yield 'ws ::= " "?'
+
+
+def _types(offered: Mapping[str, str], labels: LabelSet, rules: AnswerRules) -> Iterator[str]:
+    """The types in their order; each rule starts at one of them, or at a later one."""
+    for place, (name, value) in enumerate(offered.items()):
+        if name in labels.many:
+            more = rules.types[name].most - 1
+            value = f'"[" {value} ("," ws {value}){{0,{more}}} "]"' if more else f'"[" {value} "]"'
+        last = place == len(offered) - 1
+        following, later = ("", "") if last else (f' ("," ws types{place + 1})?', f" | types{place + 1}")
+        yield f"types{place} ::= {_literal(_json(name) + ':')} ws {value}{following}{later}"
+
+
+def _span_rules(automaton: SpanAutomaton, name: str) -> list[str]:
+    """``name``, a string that is a span, and what it needs; nothing where the text has no span.
+
+    No blank begins or ends it, so a blank goes together with the atom after it.
+    """
+    rules, states, seen = [], [0], {0}
+    for state in states:
+        ways = ['"\\""'] if state else []
+        for run, to in _steps(automaton.edges, state):
+            ways.append(f"{_literal(_inside(run))} {name}{to}")
+            if to not in seen:
+                seen.add(to)
+                states.append(to)
+        rules.append(f"{name}{state} ::= {' | '.join(ways)}")
+    return [f'{name} ::= "\\"" {name}0', *rules] if len(states) > 1 else []
+
+
+def _steps(edges: list[dict[str, int]], state: int) -> Iterator[tuple[str, int]]:
+    for atom, to in edges[state].items():
+        if not atom.isspace():
+            yield atom, to
+        elif state:
+            yield from ((atom + after, then) for after, then in edges[to].items() if not after.isspace())
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _inside(text: str) -> str:
+    """``text`` as it stands between the quotes of a JSON string."""
+    return _json(text)[1:-1]
+
+
+def _literal(text: str) -> str:
+    """``text`` as a literal of GBNF."""
+    return f'"{text.translate(_ESCAPED)}"'
