@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from prefect import flow
 
+from deployment.answers.rules import AnswerRules
 from deployment.packages.licence import licence_metadata
 from deployment.prompts.prompt import Prompt
-from deployment.runtimes.decoding import AnswerLimits
+from deployment.runtimes.decoding import AnswerLimits, Mode
 from flows.answers import golden_answers, worst_answers
 from flows.bases import Bases, plan, prepare
 from flows.ingest import dataset_of
@@ -19,6 +20,7 @@ from registry.artifacts import Artifact
 from registry.errors import GateBlocked
 from registry.files import require_writable, write_text
 from registry.home import Home
+from registry.records import LabelSet
 from registry.store.datasets import AuditStore
 from tasks.bases.resolve import licence_terms
 from tasks.bases.spec import ScratchBase, TeacherBase
@@ -30,6 +32,7 @@ from tasks.prepare import prune_depth
 from tasks.publish import package_model, register_version
 from tasks.train import TrainedModel, distill_student, train_teacher
 
+GROUNDED = "gguf_grounded"
 _TIMINGS = {"seconds", "tokens_per_second"}  # in a package they would make the same model a new version
 
 
@@ -39,8 +42,17 @@ class Trained(NamedTuple):
     student: TrainedModel
 
 
+class _Asking(NamedTuple):
+    """How a model is asked: as it was trained and as its package says."""
+
+    prompt: Prompt
+    limits: AnswerLimits
+    labels: LabelSet
+    rules: AnswerRules
+
+
 class Measured(NamedTuple):
-    metrics: dict[str, EvaluatedModel]  # by stage: teacher, student, gguf
+    metrics: dict[str, EvaluatedModel]  # by stage: teacher, student, gguf, gguf_grounded
     forensics: Forensics
     verdict: Verdict
 
@@ -176,14 +188,21 @@ def export(run: Run, trained: Trained) -> ExportedModel:
 
 def measure(run: Run, trained: Trained, exported: ExportedModel) -> Measured:
     """Task metrics of every stage and of the champion on this test split, weight forensics, and the verdict."""
+    asking = _Asking(
+        prompt=run.settings.prompt,
+        limits=run.settings.evaluation.limits(exported.longest),
+        labels=run.snapshot.label_set,
+        rules=run.rules,
+    )
     stages = {"teacher": trained.teacher.model, "student": trained.student.model, "gguf": exported.gguf}
-    prompt, limits = run.settings.prompt, run.settings.evaluation.limits(exported.longest)
-    metrics = {stage: _evaluated(run, model, stage, prompt, limits) for stage, model in stages.items()}
-    champion, champion_metrics = fetch_champion(run.settings.model_name, run.home), None
+    metrics = {stage: _evaluated(run, model, stage, asking) for stage, model in stages.items()}
+    metrics[GROUNDED] = _evaluated(run, exported.gguf, GROUNDED, asking, Mode.GROUNDED)
+    champion, champion_metrics, champion_grounded = fetch_champion(run.settings.model_name, run.home), None, None
     if champion:
-        file = Artifact.of("champion", champion.package.gguf)
-        own = champion.package.modelfile.limits  # as on the devices
-        champion_metrics = _evaluated(run, file, "champion", champion.package.prompt, own).metrics
+        file, package = Artifact.of("champion", champion.package.gguf), champion.package
+        own = _Asking(package.prompt, package.modelfile.limits, package.labels, package.rules)  # as on the devices
+        champion_metrics = _evaluated(run, file, "champion", own).metrics
+        champion_grounded = _evaluated(run, file, "champion_grounded", own, Mode.GROUNDED).metrics
     forensics = run.steps.run(
         inspect_weights,
         base=trained.base,
@@ -204,6 +223,8 @@ def measure(run: Run, trained: Trained, exported: ExportedModel) -> Measured:
             "gguf_verification": exported.verification.passed,
         },
         thresholds=run.settings.gates,
+        candidate_grounded=metrics[GROUNDED].metrics,
+        champion_grounded=champion_grounded,
     )
     return Measured(metrics, forensics, verdict)
 
@@ -226,6 +247,7 @@ def publish(
         derived=not isinstance(base, ScratchBase),
         terms=Artifact.of("terms", terms) if terms else None,
         limits=settings.evaluation.limits(exported.longest),
+        rules=run.rules,
         card={
             "base": ", ".join(
                 f"{key} {value}" for key, value in base.model_dump(mode="json", exclude_none=True).items()
@@ -239,6 +261,9 @@ def publish(
         },
     )
     run.log.log_metrics(measured.metrics["gguf"].metrics.model_dump())
+    run.log.log_metrics(
+        {f"grounded.{name}": value for name, value in measured.metrics[GROUNDED].metrics.model_dump().items()}
+    )
     version = register_version(
         run.log.run_id,
         package,
@@ -254,15 +279,18 @@ def publish(
     return package, version
 
 
-def _evaluated(run: Run, model: Artifact, stage: str, prompt: Prompt, limits: AnswerLimits) -> EvaluatedModel:
+def _evaluated(run: Run, model: Artifact, stage: str, asking: _Asking, mode: Mode = Mode.FREE) -> EvaluatedModel:
     evaluation = run.settings.evaluation
     return run.steps.run(
         evaluate_model.titled(f"evaluate {stage}"),
         model=model,
         snapshot=run.snapshot,
-        prompt=prompt,
-        max_new_tokens=limits.num_predict,
-        context=limits.num_ctx,
+        prompt=asking.prompt,
+        max_new_tokens=asking.limits.num_predict,
+        context=asking.limits.num_ctx,
         parallel=evaluation.slots if model.path.suffix == ".gguf" else evaluation.batch_size,
         threads=evaluation.llama_threads,
+        labels=asking.labels,
+        rules=asking.rules,
+        mode=mode,
     )

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployment.answers.rules import AnswerRules, learn_rules
 from flows.settings import Profile
 from registry import models
 from registry.artifacts import Artifact
@@ -22,6 +23,7 @@ class Run:
     settings: Profile
     home: Home
     snapshot: Snapshot
+    rules: AnswerRules  # that the training rows keep to
     texts: Artifact | None  # unlabelled
     steps: Steps
     log: models.RunLog
@@ -42,6 +44,9 @@ def open_run(settings: Profile, home: Home, snapshot: Snapshot, texts: list[Path
             settings=settings,
             home=home,
             snapshot=snapshot,
+            rules=learn_rules(
+                snapshot.records("train"), snapshot.label_set, grounded_min=settings.answers.grounded_min
+            ),
             texts=take_texts(texts, home.texts) if texts else None,
             steps=Steps(home.steps, log.run_id),
             log=log,

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from deployment.answers.rules import GROUNDED_MIN
 from deployment.prompts.prompt import Prompt
 from deployment.prompts.turns import Turns
 from deployment.runtimes.decoding import MINIMUM_CONTEXT, AnswerLimits, Longest
@@ -72,6 +73,15 @@ class EvaluationSettings(_Settings):
         return self.threads or usable_cores()
 
 
+class AnswerSettings(_Settings):
+    """How answers are held where gemmill asks; plain ``ollama run`` is always free."""
+
+    grounded_min: float = Field(
+        default=GROUNDED_MIN, ge=0.0, le=1.0,
+        description="share of a type's training values that stand in their command, from which on all must",
+    )  # fmt: skip
+
+
 class RetrainingSettings(_Settings):
     minimum_rows: int = Field(ge=1, description="new rows since the last training that make retraining due")
     keep_steps_days: int = Field(ge=1, description="days after its last use that a step's result is removed")
@@ -93,6 +103,7 @@ class Profile(_Settings):
     student: StudentSettings
     export: ExportSettings
     evaluation: EvaluationSettings
+    answers: AnswerSettings = AnswerSettings()
     gates: Thresholds
     retraining: RetrainingSettings
 

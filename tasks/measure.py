@@ -7,13 +7,17 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, ConfigDict
 
+from deployment.answers.policy import decoding_of
+from deployment.answers.rules import AnswerRules
 from deployment.packages.package import Package, verify_package
 from deployment.prompts.prompt import Prompt
+from deployment.runtimes.decoding import Mode
 from registry import models
 from registry.artifacts import Artifact
 from registry.files import write_text
 from registry.home import Home
 from registry.models import stage_run
+from registry.records import LabelSet
 from registry.store.snapshots import Snapshot
 from tasks.evaluation.metrics import Metrics
 from tasks.evaluation.report import evaluation_report, write_report
@@ -76,10 +80,16 @@ def evaluate_model(
     context: int,
     parallel: int,
     threads: int,
+    labels: LabelSet,
+    rules: AnswerRules,
+    mode: Mode,
 ) -> EvaluatedModel:
-    """Greedy, unconstrained answers to the test split, scored; ``model`` is a Hugging Face folder or a GGUF file."""
+    """Greedy answers to the test split, scored; ``model`` is a Hugging Face folder or a GGUF file.
+
+    ``labels`` and ``rules`` are the model's own, which hold answers that are not free.
+    """
     records = snapshot.records("test")
-    stage = f"evaluate-{model.kind}"
+    stage = f"evaluate-{model.kind}" if mode == Mode.FREE else f"evaluate-{model.kind}-{mode}"
     with stage_run(step.run_id, stage) as log:
         runtime = open_runtime(
             str(model.verify()),
@@ -88,6 +98,7 @@ def evaluate_model(
             context=context,
             parallel=parallel,
             threads=threads,
+            decoding=decoding_of(mode, labels, rules),
         )
         with runtime:
             predictions = runtime.answer([record.command for record in records])
@@ -99,6 +110,7 @@ def evaluate_model(
             sha256=model.sha256,
             dataset=snapshot.dataset,
             dataset_sha256=snapshot.sha256,
+            decoding=mode,
         )
         json_path, html_path = step.folder / f"{stage}.json", step.folder / f"{stage}.html"
         write_report(report, json_path=json_path, html_path=html_path)
@@ -167,6 +179,8 @@ def judge_gates(
     outliers_vs_champion: OutlierComparison | None,
     checks: Mapping[str, bool],
     thresholds: Thresholds,
+    candidate_grounded: Metrics,
+    champion_grounded: Metrics | None,
 ) -> Verdict:
     """The verdict on the candidate, also as a Prefect artifact; it is for the flow to act on it."""
     verdict = judge(
@@ -177,6 +191,8 @@ def judge_gates(
         outliers_vs_champion=outliers_vs_champion,
         checks=checks,
         thresholds=thresholds,
+        candidate_grounded=candidate_grounded.model_dump(),
+        champion_grounded=champion_grounded.model_dump() if champion_grounded else None,
     )
     create_markdown_artifact(key="gates", markdown=verdict_markdown(verdict))
     return verdict

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from deployment.answers.rules import AnswerRules
 from deployment.packages.licence import apache_licence, gemma_licence
 from deployment.packages.package import Card, build_package
 from deployment.prompts.prompt import Prompt
@@ -30,6 +31,7 @@ def package_model(
     derived: bool,
     terms: Artifact | None,
     limits: AnswerLimits,
+    rules: AnswerRules,
     card: dict[str, Any],
 ) -> Artifact:
     """The package folder; its golden prompts are test commands with the file's own answers: those that the label
@@ -46,6 +48,7 @@ def package_model(
         name=model_name,
         gguf=gguf.verify(),
         labels=labels,
+        rules=rules,
         prompt=prompt,
         golden=[(row.command, row.answer) for row in golden[: max(_GOLDEN_PROMPTS, len(labels.golden))]],
         card=Card(dataset=snapshot.dataset, rows=snapshot.rows, **card),

@@ -2,23 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from deployment.answers.grammar import grounded_grammar
 from deployment.answers.rules import AnswerRules, default_rules
 from deployment.answers.schema import bounded_schema, grounded_schema
-from deployment.runtimes.decoding import FREE, Decoding
+from deployment.runtimes.decoding import FREE, Decoding, Mode
 from registry.errors import UsageError
 from registry.records import LabelSet, Response, answer_text, parse_answer
-
-
-class Mode(StrEnum):
-    """How far an answer is held."""
-
-    FREE = "free"  # not at all, as `ollama run` answers
-    SCHEMA = "schema"  # to the form of an answer, with any values
-    GROUNDED = "grounded"  # to the form, and to values that stand in the command
 
 
 @dataclass(frozen=True, kw_only=True)

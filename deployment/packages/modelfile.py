@@ -6,7 +6,8 @@ Format: https://docs.ollama.com/modelfile.
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment.prompts.prompt import Prompt, ollama_template
+from deployment.prompts.ollama_prompt import ollama_prompt
+from deployment.prompts.prompt import Message, Prompt, ollama_template, prompt_of
 from deployment.runtimes.decoding import GREEDY, AnswerLimits
 from registry.errors import UsageError
 
@@ -50,6 +51,14 @@ class Modelfile:
         if missing := found.keys() - whole.keys():
             raise UsageError(f"The Modelfile of {self.gguf} sets no {min(missing)}; build the package again.")
         return AnswerLimits(**whole)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt that the model was trained and evaluated with. Raises UsageError for turns of another making."""
+        prompt = prompt_of(ollama_prompt(self.template, [Message("user", "")], system=self.system))
+        if prompt is None:
+            raise UsageError(f"The TEMPLATE of {self.gguf} has no turns of a known format; build the package again.")
+        return prompt
 
     def render(self) -> str:
         """The text of the Modelfile. Raises UsageError for a text that its quotes cannot hold."""

@@ -2,6 +2,7 @@
 
 NAME-QUANTIZATION.gguf  Modelfile             the model and how Ollama runs it
 response.schema.json    labels.toml           the answers that can come back, and what they mean
+answers.json                                  what holds an answer to its command, learnt from the training rows
 golden.jsonl                                  prompts with the answers of this very file
 README.md  LICENSE  NOTICE                    model card and terms
 SHA256SUMS                                    digests of all of the above
@@ -17,11 +18,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from deployment.answers.rules import FILE_NAME as RULES
+from deployment.answers.rules import AnswerRules, default_rules, read_rules
 from deployment.packages.licence import Licence
 from deployment.packages.modelfile import FILE_NAME, Modelfile, parse_modelfile, read_modelfile
-from deployment.prompts.ollama_prompt import ollama_prompt
 from deployment.prompts.parity import COMMANDS, rendered_otherwise
-from deployment.prompts.prompt import Message, Prompt, prompt_of
+from deployment.prompts.prompt import Prompt
 from deployment.runtimes.decoding import GREEDY, AnswerLimits
 from registry.artifacts import Artifact, verify_checksums, write_checksums
 from registry.errors import GateBlocked, UsageError
@@ -67,16 +69,13 @@ class Package:
     gguf_sha256: str
     modelfile: Modelfile
     labels: LabelSet
+    rules: AnswerRules
     golden: tuple[Golden, ...]
 
     @property
     def prompt(self) -> Prompt:
         """The prompt that the model was trained and evaluated with. Raises UsageError for turns of another making."""
-        rendered = ollama_prompt(self.modelfile.template, [Message("user", "")], system=self.modelfile.system)
-        prompt = prompt_of(rendered)
-        if prompt is None:
-            raise UsageError(f"the TEMPLATE of {self.path / FILE_NAME} has no turns of a known format; build it again.")
-        return prompt
+        return self.modelfile.prompt
 
 
 def build_package(
@@ -85,6 +84,7 @@ def build_package(
     name: str,
     gguf: Path,
     labels: LabelSet,
+    rules: AnswerRules,
     prompt: Prompt,
     golden: Sequence[tuple[str, str]],
     card: Card,
@@ -115,6 +115,7 @@ def build_package(
         FILE_NAME: modelfile.render(),
         "response.schema.json": json.dumps(response_schema(labels), indent=2, ensure_ascii=False) + "\n",
         "labels.toml": label_set_toml(labels),
+        RULES: rules.model_dump_json(indent=2) + "\n",
         GOLDEN: "".join(item.model_dump_json() + "\n" for item in answers),
         "LICENSE": licence.text,
         "NOTICE": licence.notice,
@@ -143,12 +144,14 @@ def verify_package(folder: Path) -> Package:
         raise UsageError(f"{folder / GOLDEN} cannot be read: {error}; build the package again.") from error
     if not golden:
         raise UsageError(f"{folder / GOLDEN} holds no prompt to try a device with; build the package again.")
+    labels = load_label_set(folder / "labels.toml")
     return Package(
         path=folder,
         gguf=folder / modelfile.gguf,
         gguf_sha256=digests[modelfile.gguf],
         modelfile=modelfile,
-        labels=load_label_set(folder / "labels.toml"),
+        labels=labels,
+        rules=read_rules(folder / RULES, labels) if RULES in digests else default_rules(labels),
         golden=golden,
     )
 

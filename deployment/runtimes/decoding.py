@@ -5,6 +5,7 @@ Left alone, Ollama cuts a prompt beyond its context without a word, and an answe
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from registry.errors import UsageError
@@ -36,6 +37,14 @@ class AnswerLimits:
             f"The command {shown!r} is {excess:,} token{'s' if excess > 1 else ''} too long: its prompt takes "
             f"{tokens:,}{answer} of a context of {self.num_ctx:,}; shorten it or raise the context."
         )
+
+
+class Mode(StrEnum):
+    """How far an answer is held."""
+
+    FREE = "free"  # not at all, as `ollama run` answers
+    SCHEMA = "schema"  # to the form of an answer, with any values
+    GROUNDED = "grounded"  # to the form, and to values that stand in the command
 
 
 class Decoding(Protocol):

@@ -6,17 +6,15 @@ from pathlib import Path
 
 from data_checks.contract import read_jsonl
 from data_checks.refusals import LinesRefused
-from deployment.packages.package import verify_package
+from deployment.packages.found import find_model
 from deployment.prompts.prompt import Prompt
 from deployment.prompts.turns import Turns, turns_in
-from deployment.runtimes.decoding import AnswerLimits
+from deployment.runtimes.decoding import AnswerLimits, Mode
 from deployment.runtimes.prediction import Runtime
-from registry import models
 from registry.artifacts import Artifact
 from registry.cores import usable_cores
 from registry.errors import UsageError
 from registry.files import file_sha256
-from registry.home import Home
 from registry.records import LabelSet, Record, infer_label_set, load_label_set
 from registry.urls import masked
 from tasks.checkpoints.adapters import tokenizer_folder
@@ -25,8 +23,6 @@ from tasks.checkpoints.folders import is_model_folder
 from tasks.evaluation.report import EvaluationReport, evaluation_report
 from tasks.evaluation.runtimes import open_runtime
 from tasks.gguf.container import GgufFile
-
-_REGISTRY_PREFIX = "models:/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +33,8 @@ class LabelledData:
     records: list[Record]
     labels: LabelSet
 
-    def evaluate(self, runtime: Runtime, *, model: str, path: Path) -> EvaluationReport:
-        """The greedy, unconstrained answers of ``runtime`` to the records, scored; ``path`` is its file or folder."""
+    def evaluate(self, runtime: Runtime, *, model: str, path: Path, decoding: str = Mode.FREE) -> EvaluationReport:
+        """The greedy answers of ``runtime`` to the records, scored; ``path`` is its file or folder."""
         with runtime:
             predictions = runtime.answer([record.command for record in self.records])
         return evaluation_report(
@@ -49,13 +45,23 @@ class LabelledData:
             sha256=Artifact.of("model", path).sha256 if path.exists() else None,
             dataset=self.labels.name,
             dataset_sha256=file_sha256(self.file),
+            decoding=decoding,
         )
 
 
 def evaluation_of(
-    model: str, data: Path, labels: Path | None, instruction: str, threads: int, context: int, home: Path
+    model: str,
+    data: Path,
+    labels: Path | None,
+    instruction: str,
+    threads: int,
+    context: int,
+    home: Path,
+    mode: Mode = Mode.FREE,
 ) -> Callable[[], EvaluationReport]:
     """What scores the answers of ``model`` to the records of ``data``, once all is found.
+
+    Answers that are not free are held by the model's own labels, or ``labels``; never by what the scored rows hold.
 
     Raises:
         UsageError: model, data or label set cannot be used.
@@ -63,20 +69,17 @@ def evaluation_of(
         ServiceUnavailable: the model is a server that does not answer.
     """
     labelled = read_labelled(data, labels)
-    spec = model
-    if model.startswith(_REGISTRY_PREFIX):
-        package = verify_package(_download(model, home))
-        prompt, spec, limits = package.prompt, str(package.gguf), package.modelfile.limits
-    else:
-        prompt, limits = Prompt(instruction=instruction, turns=turns_of(Path(model))), AnswerLimits(num_ctx=context)
+    found = find_model(model, labels=labels, home=home)
+    limits = found.limits or AnswerLimits(num_ctx=context)
     runtime = open_runtime(
-        spec,
-        prompt=prompt,
+        found.spec,
+        prompt=found.prompt or Prompt(instruction=instruction, turns=turns_of(Path(found.spec))),
         threads=threads or usable_cores(),
         context=limits.num_ctx,
         max_new_tokens=limits.num_predict,
+        decoding=found.decoding(mode),
     )
-    return lambda: labelled.evaluate(runtime, model=masked(model), path=Path(spec))
+    return lambda: labelled.evaluate(runtime, model=masked(model), path=Path(found.spec), decoding=mode)
 
 
 def turns_of(model: Path) -> Turns:
@@ -114,13 +117,3 @@ def read_labelled(data: Path, labels: Path | None) -> LabelledData:
         raise UsageError(f"{file} holds no records; give labelled ones, one JSON object a line.")
     label_set = label_set or infer_label_set("inferred", (record.response for record in records))
     return LabelledData(file=file, records=records, labels=label_set)
-
-
-def _download(model: str, home: Path) -> Path:
-    """The package behind ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``."""
-    name, _, wanted = model.removeprefix(_REGISTRY_PREFIX).replace("@", "/").partition("/")
-    if not name or not wanted:
-        raise UsageError(f"{model!r} is no model of the registry; write models:/NAME@ALIAS or models:/NAME/VERSION.")
-    models.connect(home)
-    version = models.resolve(name, wanted)
-    return models.download(version, Home(path=home).package(version.name, version.version))

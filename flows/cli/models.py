@@ -5,17 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployment.runtimes.decoding import MINIMUM_CONTEXT
 from flows.cli.options import (
-    ContextOption,
-    DataOption,
-    HomeOption,
     HtmlOption,
     InstructionOption,
     JsonOption,
     LabelsOption,
     ThreadsOption,
-    locate_home,
     require_all_writable,
 )
 
@@ -248,52 +243,3 @@ def import_(
 
     import_gguf(gguf, out)
     console.print(f"{out}: config, tokenizer and float32 weights of {gguf.name}", markup=False)
-
-
-@app.command(rich_help_panel="Models")
-def evaluate(
-    model: Annotated[str, typer.Argument(help="Folder, .gguf, ollama:NAME, models:/NAME@ALIAS, http://HOST")],
-    data: DataOption,
-    labels: LabelsOption = None,
-    instruction: InstructionOption = "",
-    threads: ThreadsOption = 0,
-    context: ContextOption = MINIMUM_CONTEXT,
-    home: HomeOption = None,
-    json_path: JsonOption = None,
-    html_path: HtmlOption = None,
-) -> None:
-    """Ask a model every command of a file, greedily and unconstrained, and score the answers."""
-    from flows.cli.console import console, metric_table
-    from flows.cli.evaluation import evaluation_of
-    from tasks.evaluation.report import write_report
-
-    require_all_writable(json_path, html_path)
-    report = evaluation_of(model, data, labels, instruction, threads, context, locate_home(home))()
-    write_report(report, json_path=json_path, html_path=html_path)
-    console.print(metric_table({report.model: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
-
-
-@app.command(rich_help_panel="Models")
-def compare(
-    a: Annotated[str, typer.Argument(help="A model, as evaluate takes it.")],
-    b: Annotated[str, typer.Argument(help="Another model.")],
-    data: DataOption,
-    labels: LabelsOption = None,
-    instruction: InstructionOption = "",
-    threads: ThreadsOption = 0,
-    context: ContextOption = MINIMUM_CONTEXT,
-    home: HomeOption = None,
-    json_path: JsonOption = None,
-    html_path: HtmlOption = None,
-) -> None:
-    """Compare two models on the same commands, with paired intervals."""
-    from flows.cli.console import console
-    from flows.cli.evaluation import evaluation_of
-    from tasks.evaluation.comparison import compare_reports, comparison_table, write_comparison
-
-    require_all_writable(json_path, html_path)
-    place = locate_home(home)
-    both = [evaluation_of(model, data, labels, instruction, threads, context, place) for model in (a, b)]
-    comparison = compare_reports(*(evaluate() for evaluate in both))
-    write_comparison(comparison, json_path=json_path, html_path=html_path)
-    console.print(comparison_table(comparison))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deployment.runtimes.decoding import Mode
+
 if TYPE_CHECKING:
     from registry.home import Home
 
@@ -38,6 +40,12 @@ RetrainingProfileOption = Annotated[str, typer.Option(help="Profile that says ho
 ModelNameOption = Annotated[str, typer.Option(help="Registered model.", callback=_require("model name"))]
 AliasOption = Annotated[str, typer.Option(help="Alias or number of the version.", callback=_require("alias"))]
 VersionArgument = Annotated[int, typer.Argument(min=1, help="Version of the registered model.")]
+DecodingOption = Annotated[
+    Mode,
+    typer.Option(
+        help="free, as `ollama run` answers; schema, in the form of an answer; grounded, its values in the command too."
+    ),
+]
 ContextOption = Annotated[
     int,
     typer.Option(min=2, help="Tokens of prompt and answer together; packages and servers have their own."),

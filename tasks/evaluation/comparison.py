@@ -80,15 +80,15 @@ def compare_reports(a: EvaluationReport, b: EvaluationReport) -> Comparison:
     """Compare two reports row by row. Raises UsageError where they are not of the same rows."""
     if [(row.command, row.expected) for row in a.rows] != [(row.command, row.expected) for row in b.rows]:
         raise UsageError(
-            f"The reports of {a.model} and {b.model} are not of the same rows ({a.dataset} and {b.dataset}); "
+            f"The reports of {a.title} and {b.title} are not of the same rows ({a.dataset} and {b.dataset}); "
             "evaluate both on one file."
         )
     pairs = list(zip(a.rows, b.rows, strict=True))
     only_a = sum(row_a.ok and not row_b.ok for row_a, row_b in pairs)
     only_b = sum(row_b.ok and not row_a.ok for row_a, row_b in pairs)
     return Comparison(
-        a=a.model,
-        b=b.model,
+        a=a.title,
+        b=b.title,
         dataset=a.dataset,
         dataset_sha256=a.dataset_sha256,
         rows=len(pairs),
@@ -174,7 +174,7 @@ def _differences(a: EvaluationReport, b: EvaluationReport) -> list[MetricDiffere
     sums_a = ratios(expected, [row.answer for row in a.rows])
     sums_b = ratios(expected, [row.answer for row in b.rows])
     if not expected:
-        raise UsageError(f"The reports of {a.model} and {b.model} have no rows; there is nothing to compare.")
+        raise UsageError(f"The reports of {a.title} and {b.title} have no rows; there is nothing to compare.")
     samples = resampled_ratios([*sums_b.values()]) - resampled_ratios([*sums_a.values()])
     return [
         _difference(name, ratio_value(*sums_a[name]), ratio_value(*sums_b[name]), differences)

@@ -52,12 +52,18 @@ class EvaluationReport(BaseModel):
     format: Literal["gemmill-evaluation/1"] = "gemmill-evaluation/1"
     model: str  # as it was named on the command line
     sha256: str | None  # of the model's file or folder, None for a server
+    decoding: str = "free"  # how far the answers were held
     dataset: str
     dataset_sha256: str
     metrics: Metrics
     intervals: dict[str, Interval | None]  # 95 %: Wilson for shares of rows, bootstrap over rows for entities
     confusion: Confusion
     rows: list[EvaluatedRow]
+
+    @property
+    def title(self) -> str:
+        """The model, and how its answers were held where they were not free."""
+        return self.model if self.decoding == "free" else f"{self.model}, {self.decoding}"
 
 
 def evaluation_report(
@@ -69,6 +75,7 @@ def evaluation_report(
     sha256: str | None,
     dataset: str,
     dataset_sha256: str,
+    decoding: str = "free",
 ) -> EvaluationReport:
     """Judge every prediction; a command that was not answered is answered wrongly, and told.
 
@@ -83,6 +90,7 @@ def evaluation_report(
     return EvaluationReport(
         model=model,
         sha256=sha256,
+        decoding=decoding,
         dataset=dataset,
         dataset_sha256=dataset_sha256,
         metrics=metrics,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deployment.prompts.prompt import Prompt
-from deployment.runtimes.decoding import MINIMUM_CONTEXT
+from deployment.runtimes.decoding import FREE, MINIMUM_CONTEXT, Decoding
 from deployment.runtimes.llama_server import LlamaServer
 from deployment.runtimes.prediction import Runtime
 from deployment.runtimes.servers import HttpRuntime, OllamaRuntime
@@ -19,6 +19,7 @@ def open_runtime(
     parallel: int = 8,
     threads: int = 1,
     context: int = MINIMUM_CONTEXT,
+    decoding: Decoding = FREE,
 ) -> Runtime:
     """The runtime for a Hugging Face or adapter folder, a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``.
 
@@ -31,13 +32,21 @@ def open_runtime(
     if spec.startswith("ollama:"):
         if spec == "ollama:":
             raise UsageError("MODEL 'ollama:' names no model; write ollama:NAME.")
-        return OllamaRuntime(spec.removeprefix("ollama:"), parallel=parallel)
+        return OllamaRuntime(spec.removeprefix("ollama:"), parallel=parallel, decoding=decoding)
     path = Path(spec)
     if path.suffix == ".gguf":
         return LlamaServer(
-            path, prompt=prompt, threads=threads, slots=parallel, context=context, max_new_tokens=max_new_tokens
+            path,
+            prompt=prompt,
+            threads=threads,
+            slots=parallel,
+            context=context,
+            max_new_tokens=max_new_tokens,
+            decoding=decoding,
         )
     if is_model_folder(path):
+        if decoding is not FREE:
+            raise UsageError(f"{spec} is a folder, which answers freely alone; convert it to a .gguf file first.")
         # Torch and transformers take seconds to import, which a GGUF file or a server does not need.
         from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 

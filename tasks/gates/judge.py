@@ -5,6 +5,7 @@ Gates, in this order, with names that reports, tags and summaries rely on:
 - ``json_validity``, ``intent_accuracy``, ``exact_match``, ``entity_f1``, ``oos_recall``, ``oos_precision``:
   the metric is at its floor or above.
 - The same names with ``_vs_champion``: the metric is at most ``max_drop`` below the champion's.
+- All of these with ``grounded_`` before them: the same of grounded answers, where the thresholds ask it.
 - ``norm_outliers_vs_base``: no norm gain has outgrown the base's, and every tensor is finite.
 - ``norm_outliers_vs_champion``: the same against the champion.
 - ``prompt_parity``, ``gguf_verification`` and any other check that is handed in: it was made, and holds.
@@ -20,11 +21,12 @@ from pydantic import BaseModel, ConfigDict
 
 from registry.errors import GateBlocked
 from tasks.forensics.comparison import OutlierComparison
-from tasks.gates.thresholds import MAX_DROP, Thresholds
+from tasks.gates.thresholds import MAX_DROP, Floors, Thresholds
 
 REQUIRED_CHECKS = ("prompt_parity", "gguf_verification")
 _ROUNDING = 1e-9  # 0.98 - 0.01 must not miss 0.97 by a bit of the last place
 _NAMED_FAILURES = 3
+GROUNDED = "grounded_"  # before the names of gates on grounded answers
 
 
 class Gate(BaseModel):
@@ -76,24 +78,40 @@ def judge(
     outliers_vs_champion: OutlierComparison | None,
     checks: Mapping[str, bool],
     thresholds: Thresholds,
+    candidate_grounded: Mapping[str, float | None] | None = None,
+    champion_grounded: Mapping[str, float | None] | None = None,
 ) -> Verdict:
     """Hold a candidate's measurements against the thresholds and, where there is one, the champion.
 
     ``candidate`` and ``champion`` map metric names to values on the same test rows, and may hold more of
     them.
     """
-    gates = [_floor_gate(name, candidate.get(name), floor) for name, floor in thresholds.floors().items()]
     title = champion_name or "champion"
-    if champion is not None:
-        gates += [
-            _drop_gate(f"{name}_vs_champion", candidate.get(name), champion.get(name), title, thresholds.max_drop)
-            for name in thresholds.floors()
-        ]
+    gates = _answer_gates("", candidate, champion, title, thresholds)
+    if thresholds.grounded:
+        theirs = None if champion is None else champion_grounded or {}
+        gates += _answer_gates(GROUNDED, candidate_grounded or {}, theirs, title, thresholds.grounded)
     gates.append(_outlier_gate("base", "base", outliers_vs_base, thresholds.norm_outlier_ratio_max))
     if champion is not None and not (outliers_vs_champion and outliers_vs_champion.disjoint):
         gates.append(_outlier_gate("champion", title, outliers_vs_champion, thresholds.norm_outlier_ratio_max))
     gates += [_check_gate(name, checks.get(name)) for name in dict.fromkeys((*REQUIRED_CHECKS, *checks))]
     return Verdict(passed=all(gate.passed for gate in gates), gates=tuple(gates))
+
+
+def _answer_gates(
+    prefix: str,
+    candidate: Mapping[str, float | None],
+    champion: Mapping[str, float | None] | None,
+    title: str,
+    asked: Floors,
+) -> list[Gate]:
+    gates = [_floor_gate(f"{prefix}{name}", candidate.get(name), floor) for name, floor in asked.floors().items()]
+    if champion is not None:
+        gates += [
+            _drop_gate(f"{prefix}{name}_vs_champion", candidate.get(name), champion.get(name), title, asked.max_drop)
+            for name in asked.floors()
+        ]
+    return gates
 
 
 def judge_smaller(

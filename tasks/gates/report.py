@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from tasks.gates.judge import Gate, Verdict
+from tasks.gates.judge import GROUNDED, Gate, Verdict
 
 _ADVICE = {
     "json_validity": "look for answers that were cut off (raise max_new_tokens), else train for more epochs",
@@ -19,7 +19,7 @@ _ADVICE = {
 
 def advice(gate: Gate) -> str | None:
     """One line on what to do about a gate that failed."""
-    found = next((line for name, line in _ADVICE.items() if gate.name.startswith(name)), None)
+    found = next((line for name, line in _ADVICE.items() if gate.name.removeprefix(GROUNDED).startswith(name)), None)
     if found and gate.name.endswith("_vs_champion"):
         return f"the champion does better on these very rows: {found}"
     return found

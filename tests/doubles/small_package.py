@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gguf.constants import GGMLQuantizationType, GGUFValueType
 
+from deployment.answers.rules import default_rules
 from deployment.packages.licence import Licence, gemma_licence
 from deployment.packages.package import Card, Package, build_package, verify_package
 from deployment.prompts.prompt import Prompt
@@ -75,6 +76,7 @@ def make_package(
         name=NAME,
         gguf=gguf_file(folder / "exported", content),
         labels=LABELS,
+        rules=default_rules(LABELS),
         prompt=Prompt(instruction=instruction),
         golden=GOLDEN,
         card=CARD,

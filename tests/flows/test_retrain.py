@@ -94,7 +94,8 @@ def test_a_candidate_that_passed_is_the_challenger(first: dict) -> None:
     assert first["passed"]
     assert first["aliases"] == ["challenger"]
     assert first["model_version"] == 1
-    assert set(first["metrics"]) == {"teacher", "student", "gguf"}
+    assert set(first["metrics"]) == {"teacher", "student", "gguf", "gguf_grounded"}
+    assert first["metrics"]["gguf_grounded"]["json_validity"] == 1
     assert {"prompt_parity", "gguf_verification", "norm_outliers_vs_base"} <= {gate["name"] for gate in first["gates"]}
 
 
@@ -149,7 +150,7 @@ def test_the_mlflow_run_holds_inputs_stages_reports_and_package(first: dict, hom
     below = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
     stages = {child.data.tags["stage"]: logged(child.info.run_id) for child in below}
     assert set(stages) == {"data_checks", "teacher", "student", "export", "evaluate-teacher", "evaluate-student",
-                           "evaluate-gguf", "forensics"}  # fmt: skip
+                           "evaluate-gguf", "evaluate-gguf-grounded", "forensics"}  # fmt: skip
     assert all("losses.png" in stages[stage] for stage in ("teacher", "student"))
     assert {"forensics/norm_gains_base.png", "forensics/weights_student.png"} <= stages["forensics"]
     inputs = {item.dataset.name.rpartition(".")[2]: item.dataset.digest for item in run.inputs.dataset_inputs}

@@ -12,6 +12,7 @@ import pytest
 from fake_ollama import FakeOllama
 from small_package import CARD, LABELS, NAME
 
+from deployment.answers.rules import default_rules
 from deployment.devices.ollama import deploy_package
 from deployment.packages.licence import apache_licence
 from deployment.packages.package import Package, build_package, verify_package
@@ -39,6 +40,7 @@ def package(request: pytest.FixtureRequest, tmp_path: Path) -> Package:
         name=NAME,
         gguf=gguf,
         labels=LABELS,
+        rules=default_rules(LABELS),
         prompt=prompt,
         golden=list(zip(COMMANDS, answers, strict=True)),
         card=CARD,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from small_package import CARD, GOLDEN, LABELS, NAME, gguf_file, make_package, small_gguf
 
+from deployment.answers.rules import default_rules
 from deployment.packages import modelfile
 from deployment.packages.licence import apache_licence, gemma_licence
 from deployment.packages.package import build_package, verify_package
@@ -23,6 +24,7 @@ def test_a_package_holds_what_a_device_and_its_owner_need(tmp_path: Path) -> Non
         "NOTICE",
         "README.md",
         "SHA256SUMS",
+        "answers.json",
         f"{NAME}-q8_0.gguf",
         "golden.jsonl",
         "labels.toml",
@@ -132,6 +134,7 @@ def build(out: Path, gguf: Path, golden=GOLDEN) -> None:
         name=NAME,
         gguf=gguf,
         labels=LABELS,
+        rules=default_rules(LABELS),
         prompt=Prompt(),
         golden=golden,
         card=CARD,

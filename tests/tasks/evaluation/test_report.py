@@ -71,7 +71,8 @@ def test_a_report_is_read_back_as_it_was_written(report: EvaluationReport, tmp_p
     document = json.loads(path.read_text())
     assert document["format"] == "gemmill-evaluation/1"
     assert set(document) == {
-        "format", "model", "sha256", "dataset", "dataset_sha256", "metrics", "intervals", "confusion", "rows",
+        "format", "model", "sha256", "decoding", "dataset", "dataset_sha256", "metrics", "intervals", "confusion",
+        "rows",
     }  # fmt: skip
     assert set(document["rows"][0]) == {"number", "command", "expected", "answer", "got", "ok", "failure"}
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from registry.errors import GateBlocked
 from tasks.forensics.comparison import Change, NormChange, OutlierComparison
 from tasks.gates.judge import Verdict, judge, judge_smaller
-from tasks.gates.report import verdict_markdown, verdict_table
-from tasks.gates.thresholds import Thresholds
+from tasks.gates.report import advice, verdict_markdown, verdict_table
+from tasks.gates.thresholds import Floors, Thresholds
 
 GATES_TABLE = """
 json_validity_min = 0.995
@@ -80,11 +80,29 @@ def test_a_metric_that_was_not_measured_blocks_with_a_reason(metric, value):
     outcome = verdict(
         candidate={**GOOD, metric: value},
         thresholds=Thresholds(
-            **dict.fromkeys(THRESHOLDS.model_dump(exclude={"max_drop", "norm_outlier_ratio_max"}), 0.0)
+            **dict.fromkeys(THRESHOLDS.model_dump(exclude={"max_drop", "norm_outlier_ratio_max", "grounded"}), 0.0)
         ),
     )
     assert failed(outcome) == [metric]
     assert "not measured" in outcome.failed[0].reason
+
+
+def test_grounded_answers_have_floors_and_a_champion_of_their_own():
+    floors = Floors(**THRESHOLDS.model_dump(exclude={"norm_outlier_ratio_max", "grounded"}))
+    asked = THRESHOLDS.model_copy(update={"grounded": floors})
+    named = [f"grounded_{metric}" for metric in METRICS]
+    assert failed(verdict(thresholds=asked)) == named  # not measured
+    below = {**GOOD, "exact_match": 0.71}
+    assert failed(verdict(thresholds=asked, candidate_grounded=below)) == ["grounded_exact_match"]
+    champion = {"champion": GOOD, "champion_name": "version 7", "outliers_vs_champion": comparison()}
+    assert failed(verdict(thresholds=asked, candidate_grounded=GOOD, **champion)) == [
+        f"{name}_vs_champion"
+        for name in named  # the champion's were not measured
+    ]
+    dropped = {**GOOD, "oos_recall": 0.97}
+    outcome = verdict(thresholds=asked, candidate_grounded=dropped, champion_grounded=GOOD, **champion)
+    assert failed(outcome) == ["grounded_oos_recall_vs_champion"]
+    assert advice(outcome.failed[0]) == advice(outcome.failed[0].model_copy(update={"name": "oos_recall_vs_champion"}))
 
 
 def test_an_absent_metric_blocks_as_one_that_is_none():
