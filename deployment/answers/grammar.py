@@ -8,9 +8,14 @@ from collections.abc import Iterator, Mapping
 
 from deployment.answers.rules import AnswerRules
 from deployment.answers.spans import Form, SpanAutomaton
-from registry.records import OUT_OF_SCOPE, LabelSet
+from registry.records import MAX_VALUE, OUT_OF_SCOPE, LabelSet
 
-_CHARACTER = r'char ::= [^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})'
+# A free value begins with no blank, as a blank one is none, and has the escapes of json.dumps alone: with \ud800 it
+# would be no text.
+_CHARACTERS = (
+    r'first ::= [^"\\\x00-\x20\x85\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000] | "\\" ["\\]',
+    r'char ::= [^"\\\x00-\x1F] | "\\" (["\\bfnrt] | "u00" [01] [0-9a-f])',
+)
 _ESCAPED: Mapping[int, str] = {
     ord('"'): r"\"",
     ord("\\"): r"\\",
@@ -32,15 +37,15 @@ def grounded_grammar(command: str, labels: LabelSet, rules: AnswerRules) -> str:
             string = f"string{len(names)}x"
             names[form, longest] = string
             strings[string] = (
-                [f'{string} ::= "\\"" char{{1,{longest}}} "\\""']
+                [f'{string} ::= "\\"" first char{{0,{longest - 1}}} "\\""']
                 if form is None
-                else _span_rules(SpanAutomaton(form.of(command), longest=longest), string)
+                else _span_rules(SpanAutomaton(form.of(command), longest=min(longest, MAX_VALUE // 2)), string)
             )
     values = {name: names[rules.types[name].form, rules.types[name].longest] for name in labels.entities}
     offered = {name: string for name, string in values.items() if strings[string]}
     lines = [*_object(labels, typed=bool(offered)), *_types(offered, labels, rules)]
     if rules.free:
-        lines.append(_CHARACTER)
+        lines += _CHARACTERS
     return "\n".join([*lines, *(line for string in strings.values() for line in string)]) + "\n"
 
 

@@ -45,7 +45,9 @@ class Grounded:
     def finished(self, text: str) -> str:
         """Without the values that come again: the first one stays. To ask anew without them was tried, and is worse."""
         response = parse_answer(text)
-        return text if response is None else self._without_repetitions(text, response)
+        if response is None or self.labels.problems(response):
+            return text
+        return self._without_repetitions(text, response)
 
     def _without_repetitions(self, text: str, response: Response) -> str:
         kept: list[tuple[str, str]] = []

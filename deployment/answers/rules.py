@@ -25,7 +25,7 @@ class TypeRules(BaseModel):
 
     form: Form | None = Field(description="how its values stand in the command; null: they are free")
     grounded: _Share = Field(description="of its values in the training rows, in that form or the best one")
-    longest: int = Field(ge=1, le=MAX_VALUE // 2, description="characters of a value that is sure to be found")
+    longest: int = Field(ge=1, le=MAX_VALUE, description="characters of a value")
     most: int = Field(ge=1, le=MAX_VALUES, description="values in one answer")
     repeats: bool = Field(default=False, description="whether a training row has one value twice")
 
@@ -83,7 +83,7 @@ def _type_rules(name: str, records: Sequence[Record], grounded_min: float) -> Ty
     rows = [(record.command, _values(record.response, name)) for record in records if name in record.response.entities]
     values = [(command, value) for command, found in rows for value in found]
     if not values:
-        return TypeRules(form=Form.EXACT, grounded=1.0, longest=MAX_VALUE // 2, most=MAX_VALUES)
+        return TypeRules(form=Form.EXACT, grounded=1.0, longest=MAX_VALUE, most=MAX_VALUES)
     shares = {
         form: sum(span_of(value, form.of(command)) is not None for command, value in values) / len(values)
         for form in Form
@@ -93,7 +93,7 @@ def _type_rules(name: str, records: Sequence[Record], grounded_min: float) -> Ty
     return TypeRules(
         form=form,
         grounded=shares[form or best],
-        longest=min(_ROOM * max(len(value) for _, value in values), MAX_VALUE // 2),
+        longest=min(_ROOM * max(len(value) for _, value in values), MAX_VALUE),
         most=min(_ROOM * max(len(found) for _, found in rows), MAX_VALUES),
         repeats=any(len(set(found)) < len(found) for _, found in rows),
     )

@@ -9,7 +9,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 _ATOM = re.compile(r"[^\W\d_]+|\d+|\s+|[^\w\s]|_")
 
@@ -59,23 +59,23 @@ def span_of(value: str, text: str) -> tuple[int, int] | None:
     return (start, start + len(value)) if start >= 0 else None
 
 
-def spans(text: str, *, most_words: int) -> list[str]:
-    """Every span of at most ``most_words`` runs between blanks, each once, in the order of the text."""
+def spans(text: str, *, most_words: int, longest: int) -> Iterator[str]:
+    """The spans of at most ``most_words`` runs between blanks and ``longest`` characters, each once, in the order of
+    the text. Of a text without blanks there can be as many as the square of its length."""
     parts = atoms(text)
-    found: dict[str, None] = {}
+    found: set[str] = set()
     for start, first in enumerate(parts):
         if first.isspace():
             continue
         words, span = 1, ""
         for atom in parts[start:]:
             span += atom
-            if atom.isspace():
-                words += 1
-            elif words > most_words:
+            words += atom.isspace()
+            if words > most_words or len(span) > longest:
                 break
-            else:
-                found[span] = None
-    return list(found)
+            if not atom.isspace() and span not in found:
+                found.add(span)
+                yield span
 
 
 class SpanAutomaton:
@@ -83,18 +83,18 @@ class SpanAutomaton:
 
     Every path from state 0 is a run of atoms of the text, of at most ``2 * longest`` characters; each run of up to
     ``longest`` characters is one. It is a suffix automaton (Blumer et al. 1985) over blocks that overlap by half, so
-    its size and the time to build it are linear in the text.
+    its size and the time to build it are linear in the text. No path goes over an atom of more than ``longest``.
     """
 
     def __init__(self, text: str, *, longest: int) -> None:
         self.edges: list[dict[str, int]] = [{}]
         self._links = [-1]
         self._lengths = [0]
-        parts = [atom[at : at + longest] for atom in atoms(text) for at in range(0, len(atom), longest)]
-        for block in _blocks(parts, longest):
-            last = 0
-            for atom in block:
-                last = self._extend(last, atom)
+        for short, parts in groupby(atoms(text), key=lambda atom: len(atom) <= longest):
+            for block in _blocks(list(parts), longest) if short else ():
+                last = 0
+                for atom in block:
+                    last = self._extend(last, atom)
 
     def _extend(self, last: int, atom: str) -> int:
         known = self.edges[last].get(atom)
