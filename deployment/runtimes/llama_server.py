@@ -6,38 +6,38 @@ Prompts go in as token ids: the turn around a command is parsed for control toke
 
 import json
 import re
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import IO, Any, Self
+from typing import Any, NoReturn, Self
 
 import httpx
 
 from deployment.prompts.prompt import Message, Prompt
+from deployment.prompts.turns import Turns
 from deployment.runtimes.decoding import FREE, AnswerLimits, Decoding
+from deployment.runtimes.llama_process import LlamaProcess
 from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import ServiceUnavailable, UsageError
-from registry.files import read_at
 
-_CHILD = Path(__file__).with_name("llama_child.py")
-_START_TIMEOUT = 180.0  # seconds; a 1B file on a cold disk and a busy machine takes tens
 _REQUEST_TIMEOUT = 600.0  # seconds for one answer
-_LOG_BYTES = 1 << 20  # far more than llama.cpp's errors ever take
 _TEXTS_PER_REQUEST = 500
 _CERTAIN = 1e6  # added to a logit: far above any other
-_STOP_TIMEOUT = 5.0  # seconds from closing the child's input to killing it
+_EVENT = "data: "
+# Explicit, since a GGUF may carry sampling defaults of its own; no prompt cache, so that an answer depends on
+# nothing that was asked before.
+_GREEDY = {"temperature": 0.0, "samplers": ["temperature"], "cache_prompt": False}
 
 
 class LlamaServer:
     """A GGUF file, with a LoRA ``adapter`` over it where one is given, served on 127.0.0.1 in the ``with`` block.
+
+    Without ``prompt``, it is the one of the turn format that the file has the tokens of, without an instruction.
 
     The KV cache holds ``slots * context`` tokens; a command is not asked where prompt and ``max_new_tokens`` exceed
     ``context``; an answer that ``decoding`` holds to a form may take all that is left of it. ``parameters`` are
@@ -52,7 +52,7 @@ class LlamaServer:
         self,
         gguf: Path,
         *,
-        prompt: Prompt,
+        prompt: Prompt | None,
         threads: int = 1,
         slots: int = 8,
         context: int = 1024,
@@ -65,7 +65,7 @@ class LlamaServer:
             if path and not path.is_file():
                 raise UsageError(f"{path} is not a file; give the path of a GGUF file.")
         self._gguf = gguf
-        self._prompt = prompt
+        self._told_prompt = prompt
         self._threads = threads
         self._slots = slots
         self._limits = AnswerLimits(num_ctx=context, num_predict=max_new_tokens)
@@ -75,33 +75,21 @@ class LlamaServer:
 
     def __enter__(self) -> Self:
         options = {
-            "gguf": str(self._gguf),
             "adapter": str(self._adapter) if self._adapter else "",
             "threads": self._threads,
             "slots": self._slots,
             "context": self._limits.num_ctx,
             "parameters": dict(self._parameters),
         }
-        self._log: IO[bytes] = tempfile.TemporaryFile()
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", str(_CHILD), json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-        try:
-            self._client = httpx.Client(base_url=self._wait_for_address(), timeout=_REQUEST_TIMEOUT, trust_env=False)
-        except BaseException:
-            self._stop_child()
-            raise
+        self._process = LlamaProcess(self._gguf, options)
+        self._client = httpx.Client(base_url=self._process.address, timeout=_REQUEST_TIMEOUT, trust_env=False)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
-        self._stop_child()
+        self._process.stop()
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
         """Greedy answers, as many at a time as there are slots."""
@@ -161,22 +149,59 @@ class LlamaServer:
         found = self._post("/completion", body)["completion_probabilities"]
         return [{item["id"]: item["logprob"] for item in token["top_logprobs"]} for token in found]
 
+    def stream(self, command: str) -> Iterator[str | Prediction]:
+        """The parts of the answer's text as they come, and the prediction at the end."""
+        ids = self.tokenize_prompt(command)
+        if failure := self._limits.refusal(command, len(ids)):
+            yield Prediction(text="", tokens=0, seconds=0.0, failure=failure)
+            return
+        started, text = time.perf_counter(), ""
+        with (
+            self._dies_with_a_reason("/completion"),
+            self._client.stream("POST", "/completion", json={**self._asked(command, ids), "stream": True}) as response,
+        ):
+            if response.is_error:
+                response.read()
+                self._refuse(response)
+            for line in response.iter_lines():
+                if not line.startswith(_EVENT):
+                    continue
+                event = json.loads(line.removeprefix(_EVENT))
+                text += event["content"]
+                if event["stop"]:
+                    yield self._prediction({**event, "content": text}, started)
+                elif event["content"]:
+                    yield event["content"]
+
     def _answer_one(self, command: str) -> Prediction:
         ids = self.tokenize_prompt(command)
         if failure := self._limits.refusal(command, len(ids)):
             return Prediction(text="", tokens=0, seconds=0.0, failure=failure)
-        room = self._limits.num_predict if self._decoding is FREE else self._limits.num_ctx - len(ids)
         started = time.perf_counter()
-        body = {"prompt": ids, "n_predict": room, **_GREEDY, **self._decoding.llama_cpp(command)}
-        reply = self._post("/completion", body)
+        return self._prediction(self._post("/completion", self._asked(command, ids)), started)
+
+    def _asked(self, command: str, ids: Sequence[int]) -> dict[str, Any]:
         held = self._decoding is not FREE
-        failure = f"The answer did not end within {room:,} tokens." if held and reply["stop_type"] == "limit" else ""
+        room = self._limits.num_ctx - len(ids) if held else self._limits.num_predict
+        return {"prompt": list(ids), "n_predict": room, **_GREEDY, **self._decoding.llama_cpp(command)}
+
+    def _prediction(self, reply: Mapping[str, Any], started: float) -> Prediction:
+        broken_off = self._decoding is not FREE and reply["stop_type"] == "limit"
         return Prediction(
-            text="" if failure else self._decoding.finished(reply["content"]),
+            text="" if broken_off else self._decoding.finished(reply["content"]),
             tokens=reply["tokens_predicted"],
             seconds=time.perf_counter() - started,
-            failure=failure,
+            failure="The answer did not end within the context." if broken_off else "",
         )
+
+    @cached_property
+    def _prompt(self) -> Prompt:
+        if self._told_prompt:
+            return self._told_prompt
+        for turns in Turns:
+            if all(len(self.tokenize(token, parse_special=True)) == 1 for token in turns.form.control):
+                return Prompt(turns=turns)
+        raise UsageError(f"{self._gguf.name} has the tokens of no turn format that is known: {', '.join(Turns)}.")
 
     @cached_property
     def _turn_ids(self) -> tuple[list[int], list[int]]:
@@ -198,73 +223,25 @@ class LlamaServer:
         return self._call("POST", route, body)
 
     def _call(self, method: str, route: str, body: Mapping[str, Any] | None) -> Any:
-        try:
+        with self._dies_with_a_reason(route):
             response = self._client.request(method, route, json=body)
-        except httpx.HTTPError as error:
-            reason = self._reason() or f"{type(error).__name__} at {route}"
-            raise ServiceUnavailable(f"llama.cpp stopped answering for {self._gguf}: {reason}.") from error
         if response.is_error:
-            message = response.json()["error"]["message"]
-            raise UsageError(f"llama.cpp refused a request to {self._gguf.name}: {message}.")
+            self._refuse(response)
         return response.json()
 
-    def _wait_for_address(self) -> str:
-        timer = threading.Timer(_START_TIMEOUT, self._child.kill)
-        timer.start()
-        assert self._child.stdout is not None  # noqa: S101 - a pipe was asked for
-        address = self._child.stdout.readline().strip()
-        timed_out = not timer.is_alive()
-        timer.cancel()
-        if address:
-            return address
-        self._child.wait()
-        if timed_out:
-            raise ServiceUnavailable(
-                f"llama.cpp did not load {self._gguf} within {_START_TIMEOUT:.0f} s; try again when the "
-                "machine is less busy."
-            )
-        raise UsageError(
-            f"llama.cpp cannot load {self._gguf}: {self._reason() or 'it gave no reason'}. Export the file "
-            "again or fetch it anew."
-        )
+    @contextmanager
+    def _dies_with_a_reason(self, route: str) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as error:
+            reason = self._process.reason() or f"{type(error).__name__} at {route}"
+            raise ServiceUnavailable(f"llama.cpp stopped answering for {self._gguf}: {reason}.") from error
+
+    def _refuse(self, response: httpx.Response) -> NoReturn:
+        message = response.json()["error"]["message"]
+        raise UsageError(f"llama.cpp refused a request to {self._gguf.name}: {message}.")
 
     def _refuse_unused_constraint(self) -> None:
         # The server logs a schema that it cannot compile and then answers without it.
-        if match := re.search(r"failed to compile JSON schema: (.*)", self._log_text()):
+        if match := re.search(r"failed to compile JSON schema: (.*)", self._process.log()):
             raise UsageError(f"llama.cpp cannot use the JSON schema: {match[1].strip()}.")
-
-    def _log_text(self) -> str:
-        return read_at(self._log.fileno(), _LOG_BYTES, 0).decode(errors="replace")
-
-    def _reason(self) -> str:
-        """The line of the child's log that says why it failed, empty where none does."""
-        lines = [line for line in self._log_text().splitlines() if line.strip() and "send_error" not in line]
-        for pattern in _REASONS:
-            for line in lines:
-                if match := pattern.search(line):
-                    return match[1].strip().rstrip(".")
-        return ""
-
-    def _stop_child(self) -> None:
-        assert self._child.stdin is not None  # noqa: S101 - a pipe was asked for
-        assert self._child.stdout is not None  # noqa: S101
-        self._child.stdin.close()
-        try:
-            self._child.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._child.stdout.close()
-        self._log.close()
-
-
-# What to look for in the log, best first: a failed assertion, llama.cpp's first error, Python's last line.
-_REASONS = [
-    re.compile(r"(\S*GGML_(?:ASSERT|ABORT).*)"),
-    re.compile(r"^[\d.]+ E (?:\w+\s+)?\w+: (?:error loading model: )?(.*)"),
-    re.compile(r"^(\w+Error: .*)"),
-]
-
-# Explicit, since a GGUF may carry sampling defaults of its own; no prompt cache, so that an answer depends on
-# nothing that was asked before.
-_GREEDY = {"temperature": 0.0, "samplers": ["temperature"], "cache_prompt": False}

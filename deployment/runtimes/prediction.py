@@ -1,7 +1,7 @@
 """What a model said to a command, and what everything that can answer commands has in common."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -38,6 +38,14 @@ class Runtime(Protocol):
     ) -> None: ...
 
 
+class Served(Runtime, Protocol):
+    """A runtime that gives an answer as it comes, too."""
+
+    def stream(self, command: str) -> Iterator[str | Prediction]:
+        """The parts of the answer's text, and the prediction at the end; a server may give it whole."""
+        ...
+
+
 def answers_progress() -> Progress:
     """A progress bar with the time that is left, on a terminal only."""
     console = Console(stderr=True)
@@ -58,6 +66,8 @@ def answer_concurrently(
     """Ask for every command with up to ``workers`` at a time. The first error stops the run."""
     started = time.perf_counter()
     predictions = []
+    if len(commands) == 1:
+        return [ask(commands[0])]
     with answers_progress() as progress, ThreadPoolExecutor(workers) as pool:
         task = progress.add_task(description, total=len(commands))
         try:

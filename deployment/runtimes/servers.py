@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -46,6 +46,10 @@ class OllamaRuntime:
         return answer_concurrently(
             self._answer_one, commands, workers=self._parallel, description=f"asking {self._name}"
         )
+
+    def stream(self, command: str) -> Iterator[str | Prediction]:
+        """The answer, whole."""
+        yield self._answer_one(command)
 
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
@@ -101,6 +105,10 @@ class HttpRuntime:
                 f'{said!r}. It should take {{"command": …}} and give {{"intent": …, "entities": …}}.'
             )
         return predictions
+
+    def stream(self, command: str) -> Iterator[str | Prediction]:
+        """The answer, whole."""
+        yield self._answer_one(command)
 
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()

@@ -1,5 +1,6 @@
 """The commands that ask a model: all that MODEL can be, and how its answers are held."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,42 @@ from flows.cli.options import (
 )
 
 app = typer.Typer()
+
+
+@app.command(rich_help_panel="Models")
+def ask(
+    model: Annotated[
+        str, typer.Argument(help="Package folder, .gguf, models:/NAME@ALIAS, ollama:NAME or http://HOST.")
+    ],
+    command: Annotated[
+        str | None, typer.Argument(help="What to ask; else one command a line, typed or from standard input.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Ask every line of this .txt file, or the command of every line of a .jsonl.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the answers to --data here, and go on where it ends.")] = None,
+    decoding: Annotated[
+        Mode | None, typer.Option(help="free, schema or grounded; else grounded where the model's labels are known.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label set (TOML) for a model that brings none.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show each field as soon as it is certain.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each answer as JSON, with all that is known.")] = False,
+    threads: ThreadsOption = 0,
+    home: HomeOption = None,
+) -> None:
+    """Ask a model: one command, those typed at a prompt or piped in, or all of a file."""
+    from deployment.answers.assistant import AuditAssistant
+    from flows.cli.asking import answer_file, converse, require_sound
+
+    require_sound(command, data, out, stream=stream)
+    assistant = AuditAssistant(
+        model, decoding=decoding, labels=labels, home=locate_home(home), threads=threads, parallel=8 if data else 1
+    )
+    with assistant:
+        if data and out:
+            answer_file(assistant, data, out)
+        else:
+            converse(assistant, command, stream=stream, as_json=as_json)
 
 
 @app.command(rich_help_panel="Models")

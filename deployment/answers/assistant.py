@@ -1,0 +1,124 @@
+"""The assistant: a model that a program asks, one command or many, at once or as the answer comes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from deployment.answers.answer import Answer
+from deployment.answers.schema import shortened
+from deployment.packages.found import find_model
+from deployment.runtimes.decoding import AnswerLimits, Mode
+from deployment.runtimes.opened import open_served
+from registry.cores import usable_cores
+from registry.home import Home
+
+
+class AuditAssistant:
+    """Answers audit commands, from opening to ``close``, or in a ``with`` or ``async with`` block.
+
+    ``model`` is a package's folder, a ``.gguf`` file, ``models:/NAME@ALIAS``, ``ollama:NAME`` or the address of a
+    llama-server or of any OpenAI-compatible server. ``decoding`` is "grounded", "schema" or "free"; None takes
+    "grounded" where the model's labels are known, from its package or ``labels``, and "free" elsewhere. A file
+    answers ``parallel`` commands at a time on ``threads`` cores, 0 for all. An instance may be shared by threads.
+
+    Raises UsageError for a model that cannot be used, ServiceUnavailable for a server that is out of reach; both are
+    a :class:`GemmillError`. A command that gets no answer raises nothing: its answer has a ``failure``.
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike[str],
+        *,
+        decoding: Mode | str | None = None,
+        labels: str | PathLike[str] | None = None,
+        home: str | PathLike[str] | None = None,
+        threads: int = 0,
+        parallel: int = 1,
+    ) -> None:
+        located = Home.locate(Path(home) if home else None)
+        self._found = find_model(str(model), labels=Path(labels) if labels else None, home=located.path)
+        if decoding is None:
+            decoding = Mode.FREE if self._found.labels is None else Mode.GROUNDED
+        self.decoding = Mode(decoding)
+        limits = self._found.limits or AnswerLimits()
+        self._stack = ExitStack()
+        self._runtime = self._stack.enter_context(
+            open_served(
+                self._found.spec,
+                prompt=self._found.prompt,
+                threads=threads or usable_cores(),
+                parallel=parallel,
+                context=limits.num_ctx,
+                max_new_tokens=limits.num_predict,
+                decoding=self._found.decoding(self.decoding),
+            )
+        )
+
+    def close(self) -> None:
+        """End the model's process, or the connection to its server."""
+        self._stack.close()
+
+    def answer(self, command: str) -> Answer:
+        """The answer to ``command``."""
+        return self.answer_many([command])[0]
+
+    def answer_many(self, commands: Sequence[str]) -> list[Answer]:
+        """The answers in the order of ``commands``, with a progress bar on a terminal."""
+        predictions = self._runtime.answer(commands)
+        return [
+            Answer.of(command, prediction, mode=self.decoding, longest=self._longest(command))
+            for command, prediction in zip(commands, predictions, strict=True)
+        ]
+
+    def stream(self, command: str) -> Iterator[Answer]:
+        """The answer as it comes: one for each field that has become certain, and the whole one, which is ``done``."""
+        text, shown = "", Answer.so_far(command, "", mode=self.decoding)
+        for item in self._runtime.stream(command):
+            if not isinstance(item, str):
+                yield Answer.of(command, item, mode=self.decoding, longest=self._longest(command))
+                return
+            text += item
+            now = Answer.so_far(command, text, mode=self.decoding)
+            if now != shown:
+                shown = now
+                yield now
+
+    async def answer_async(self, command: str) -> Answer:
+        """:meth:`answer` without blocking the event loop."""
+        return await asyncio.to_thread(self.answer, command)
+
+    async def answer_many_async(self, commands: Sequence[str]) -> list[Answer]:
+        """:meth:`answer_many` without blocking the event loop."""
+        return await asyncio.to_thread(self.answer_many, commands)
+
+    async def stream_async(self, command: str) -> AsyncIterator[Answer]:
+        """:meth:`stream` without blocking the event loop."""
+        answers = self.stream(command)
+        while (answer := await asyncio.to_thread(next, answers, None)) is not None:
+            yield answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    def _longest(self, command: str) -> int | None:
+        """Words of a value at the most where the server holds answers by a schema and the command is long."""
+        if self.decoding != Mode.GROUNDED or self._found.spec.endswith(".gguf") or self._found.rules is None:
+            return None
+        return shortened(command, self._found.rules)

@@ -1,0 +1,50 @@
+"""A file or a server that answers commands, opened by its name."""
+
+from pathlib import Path
+
+from deployment.prompts.prompt import Prompt
+from deployment.runtimes.decoding import FREE, MINIMUM_CONTEXT, Decoding
+from deployment.runtimes.llama_server import LlamaServer
+from deployment.runtimes.prediction import Served
+from deployment.runtimes.servers import HttpRuntime, OllamaRuntime
+from registry.errors import UsageError
+
+
+def open_served(
+    spec: str,
+    *,
+    prompt: Prompt | None,
+    max_new_tokens: int = 256,
+    parallel: int = 8,
+    threads: int = 1,
+    context: int = MINIMUM_CONTEXT,
+    decoding: Decoding = FREE,
+) -> Served:
+    """The runtime for a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``.
+
+    ``parallel`` answers are made at a time, held to ``decoding``. ``prompt``, ``threads`` and ``context``, the tokens
+    that prompt and answer may take together, are for files, since servers bring their own. Raises UsageError for
+    anything else.
+    """
+    if spec.startswith(("http://", "https://")):
+        return HttpRuntime(spec, parallel=parallel)
+    if spec.startswith("ollama:"):
+        if spec == "ollama:":
+            raise UsageError("MODEL 'ollama:' names no model; write ollama:NAME.")
+        return OllamaRuntime(spec.removeprefix("ollama:"), parallel=parallel, decoding=decoding)
+    path = Path(spec)
+    if path.suffix != ".gguf":
+        fault = "is a folder, but no package" if path.is_dir() else "is neither a folder nor a .gguf file"
+        raise UsageError(
+            f"MODEL {spec!r} {fault}; give a package's folder, a .gguf file, models:/NAME@ALIAS, ollama:NAME or "
+            "http://HOST."
+        )
+    return LlamaServer(
+        path,
+        prompt=prompt,
+        threads=threads,
+        slots=parallel,
+        context=context,
+        max_new_tokens=max_new_tokens,
+        decoding=decoding,
+    )
