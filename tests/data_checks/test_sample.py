@@ -6,6 +6,7 @@ import pytest
 from data_checks.contract import read_jsonl
 from data_checks.sample import SAMPLE_DIR
 from data_checks.sample.generate import write_sample
+from data_checks.sources import find_files
 from registry.records import OUT_OF_SCOPE, SPLITS, LabelSet, Record, load_label_set, normalised_command
 
 LEAK = "Surface grinder SG-402 has a hydraulic fluid leak at the main cylinder seal."
@@ -22,6 +23,17 @@ def sample(label_set: LabelSet) -> dict[str, list[Record]]:
     read = {split: read_jsonl(SAMPLE_DIR / f"{split}.jsonl", label_set) for split in SPLITS}
     assert not any(problems for _, problems in read.values())
     return {split: records for split, (records, _) in read.items()}
+
+
+@pytest.fixture(scope="module")
+def near_misses(label_set: LabelSet) -> list[Record]:
+    records, problems = read_jsonl(SAMPLE_DIR / "near_out_of_scope" / "test.jsonl", label_set)
+    assert not problems
+    return records
+
+
+def _said(record: Record) -> str:
+    return normalised_command(record.command).rstrip(".?!")
 
 
 def test_the_generator_writes_the_shipped_bytes(tmp_path: Path) -> None:
@@ -49,7 +61,7 @@ def test_every_split_holds_every_intent_and_enough_out_of_scope(
 
 
 def test_no_command_repeats(sample: dict[str, list[Record]]) -> None:
-    commands = [normalised_command(record.command).rstrip(".?!") for records in sample.values() for record in records]
+    commands = [_said(record) for records in sample.values() for record in records]
     assert len(commands) == len(set(commands))
 
 
@@ -105,3 +117,27 @@ def test_the_test_split_refuses_near_misses(sample: dict[str, list[Record]]) -> 
         "what machine learns fastest",
     ):
         assert near_miss in refused
+
+
+def test_near_misses_are_many_and_all_out_of_scope(near_misses: list[Record]) -> None:
+    assert len(near_misses) == 453
+    assert {(record.response.intent, *record.response.entities) for record in near_misses} == {(OUT_OF_SCOPE,)}
+
+
+def test_no_near_miss_is_said_twice_or_in_the_sample(
+    near_misses: list[Record], sample: dict[str, list[Record]]
+) -> None:
+    commands = {_said(record) for record in near_misses}
+    assert len(commands) == len(near_misses)
+    assert not commands & {_said(record) for records in sample.values() for record in records}
+
+
+def test_no_near_miss_names_a_machine_of_the_plant(near_misses: list[Record], sample: dict[str, list[Record]]) -> None:
+    named = (pair for records in sample.values() for record in records for pair in record.response.listed())
+    prefixes = {value.split("-")[0] for name, value in named if name == "asset_id"}
+    words = {word.split("-")[0] for record in near_misses for word in record.command.split() if "-" in word}
+    assert not prefixes & words
+
+
+def test_near_misses_are_no_part_of_the_sample() -> None:
+    assert {file.stem for file in find_files([SAMPLE_DIR])} == set(SPLITS)
