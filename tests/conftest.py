@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, settings
 _HOME = Path(tempfile.mkdtemp(prefix="gemmill-tests-"))
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 for _name in ("GEMMILL_HOME", "GEMMILL_DATABASE_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL",
-              "PREFECT_PROFILE", "HF_TOKEN", "HF_HUB_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):  # fmt: skip
+              "PREFECT_PROFILE", "HF_TOKEN", "HF_HUB_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
+              "OPENAI_API_KEY"):  # fmt: skip
     os.environ.pop(_name, None)
 os.environ |= {
     "HOME": str(_HOME),

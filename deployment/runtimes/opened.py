@@ -6,7 +6,7 @@ from deployment.prompts.prompt import Prompt
 from deployment.runtimes.decoding import FREE, MINIMUM_CONTEXT, Decoding
 from deployment.runtimes.llama_server import LlamaServer
 from deployment.runtimes.prediction import Served
-from deployment.runtimes.servers import HttpRuntime, OllamaRuntime
+from deployment.runtimes.servers import OllamaRuntime, OpenAiRuntime
 from registry.errors import UsageError
 
 
@@ -20,14 +20,14 @@ def open_served(
     context: int = MINIMUM_CONTEXT,
     decoding: Decoding = FREE,
 ) -> Served:
-    """The runtime for a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``.
+    """The runtime for a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``, any OpenAI-compatible server.
 
     ``parallel`` answers are made at a time, held to ``decoding``. ``prompt``, ``threads`` and ``context``, the tokens
     that prompt and answer may take together, are for files, since servers bring their own. Raises UsageError for
     anything else.
     """
     if spec.startswith(("http://", "https://")):
-        return HttpRuntime(spec, parallel=parallel)
+        return OpenAiRuntime(spec, parallel=parallel, decoding=decoding)
     if spec.startswith("ollama:"):
         if spec == "ollama:":
             raise UsageError("MODEL 'ollama:' names no model; write ollama:NAME.")

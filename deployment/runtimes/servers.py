@@ -1,23 +1,20 @@
-"""Servers that answer commands: Ollama, and a gateway by HTTP."""
+"""Servers that answer commands: Ollama, and any that speaks OpenAI's protocol."""
 
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self
-
-import httpx
+from typing import Any, Self
 
 from deployment.prompts.turns import as_plain_text
-from deployment.runtimes.decoding import FREE, Decoding
+from deployment.runtimes.decoding import FREE, GREEDY, Decoding
 from deployment.runtimes.ollama import OllamaClient
+from deployment.runtimes.openai import OpenAiClient
 from deployment.runtimes.prediction import Prediction, answer_concurrently
-from registry.errors import NoAnswer, ServiceUnavailable, UsageError
-from registry.urls import is_this_machine, masked
+from registry.errors import NoAnswer
 
 _GREEDY = {"temperature": 0.0}
+_LLAMA_GREEDY = {**GREEDY, "cache_prompt": False}  # so that no answer depends on what was asked before
 _NO_BOUND = -1  # but the schema's own
-_SHOWN = 80  # characters of an answer that is none
 _TIMEOUT = 120.0  # seconds for one answer; an edge device may have to load the model first
 
 
@@ -66,26 +63,25 @@ class OllamaRuntime:
         )
 
 
-class HttpRuntime:
-    """A gateway: ``POST {url}/answer`` takes ``{"command": str}`` and returns the record contract's response.
+class OpenAiRuntime:
+    """A model on an OpenAI-compatible server, with the template and limits that it has there.
 
-    The whole body of a 200 response is the answer. Raises ServiceUnavailable at any other status and where no answer
-    has a form that a model behind a gateway can give, UsageError for a URL that names no host.
+    ``url`` and what is raised are those of :class:`OpenAiClient`. A llama-server takes all that llama.cpp does, another
+    server a JSON Schema; an answer that the model did not end itself is none.
     """
 
-    def __init__(self, url: str, *, parallel: int = 1) -> None:
-        try:
-            address = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise UsageError(f"MODEL {url!r} is no URL; write http://HOST:PORT, a password percent-encoded.") from error
-        if not address.host:
-            raise UsageError(f"MODEL {url!r} names no host; write http://HOST:PORT.")
-        self._address = address.copy_with(path=f"{address.path.rstrip('/')}/answer")
-        self._url = masked(str(self._address))
+    def __init__(self, url: str, *, parallel: int = 1, decoding: Decoding = FREE) -> None:
+        self._client = OpenAiClient(url)
         self._parallel = parallel
+        self._decoding = decoding
 
     def __enter__(self) -> Self:
-        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=not is_this_machine(self._address.host))
+        try:
+            self._model = self._client.model()
+            self._is_llama = self._client.is_llama_server()
+        except BaseException:
+            self._client.close()
+            raise
         return self
 
     def __exit__(
@@ -94,17 +90,10 @@ class HttpRuntime:
         self._client.close()
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
-        """The gateway's answers, ``parallel`` at a time."""
-        predictions = answer_concurrently(
-            self._answer_one, commands, workers=self._parallel, description=f"asking {self._url}"
+        """Greedy answers, ``parallel`` at a time."""
+        return answer_concurrently(
+            self._answer_one, commands, workers=self._parallel, description=f"asking {self._client.address}"
         )
-        if predictions and all(_is_foreign(prediction.text) for prediction in predictions):
-            said = predictions[0].text.strip()[:_SHOWN] or "nothing"
-            raise ServiceUnavailable(
-                f"{self._url} is no gateway: none of its {len(predictions)} answers is that of a model, the first is "
-                f'{said!r}. It should take {{"command": …}} and give {{"intent": …, "entities": …}}.'
-            )
-        return predictions
 
     def stream(self, command: str) -> Iterator[str | Prediction]:
         """The answer, whole."""
@@ -113,26 +102,35 @@ class HttpRuntime:
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
         try:
-            response = self._client.post(self._address, json={"command": command})
-        except httpx.HTTPError as error:
-            raise ServiceUnavailable(f"{self._url} does not answer: {error}. Is the gateway running?") from error
-        if response.status_code != httpx.codes.OK:
-            raise ServiceUnavailable(
-                f"{self._url} answered {response.status_code} {response.reason_phrase}; see the gateway's log."
-            )
-        return Prediction(text=response.text, tokens=0, seconds=time.perf_counter() - started)
+            reply = self._client.complete(self._model, as_plain_text(command), self._fields(command))
+        except NoAnswer as error:
+            return Prediction(text="", tokens=0, seconds=time.perf_counter() - started, failure=str(error))
+        choice, tokens = reply.choices[0], reply.tokens
+        failure = _not_ended(choice.finish_reason, tokens)
+        return Prediction(
+            text="" if failure else self._decoding.finished(choice.message.content or ""),
+            tokens=tokens,
+            seconds=time.perf_counter() - started,
+            failure=failure,
+        )
+
+    def _fields(self, command: str) -> Mapping[str, Any]:
+        if self._is_llama:
+            return {**_LLAMA_GREEDY, **self._decoding.llama_cpp(command)}
+        schema = self._decoding.json_schema(command)
+        if schema is None:
+            return _GREEDY
+        # not as "strict", for which OpenAI wants every property required
+        return {
+            **_GREEDY,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+        }
 
 
-def _is_foreign(text: str) -> bool:
-    """Whether an answer is a page, nothing, or JSON of another protocol.
-
-    A bad model cuts its JSON short or gets entities wrong; {"error": …} and <html> come from a server.
-    """
-    text = text.strip()
-    if not text or text.startswith("<"):
-        return True
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return False
-    return not (isinstance(value, dict) and "intent" in value)
+def _not_ended(reason: str | None, tokens: int) -> str:
+    """Why an answer is none; empty where the model ended it."""
+    if reason == "stop":
+        return ""
+    if reason == "length":
+        return f"The answer did not end within {tokens:,} tokens, the server's limit."
+    return f"The server ended the answer itself: its finish_reason is {reason!r}."

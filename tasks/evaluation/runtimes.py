@@ -6,7 +6,7 @@ from deployment.prompts.prompt import Prompt
 from deployment.runtimes.decoding import FREE, MINIMUM_CONTEXT, Decoding
 from deployment.runtimes.llama_server import LlamaServer
 from deployment.runtimes.prediction import Runtime
-from deployment.runtimes.servers import HttpRuntime, OllamaRuntime
+from deployment.runtimes.servers import OllamaRuntime, OpenAiRuntime
 from registry.errors import UsageError
 from tasks.checkpoints.folders import is_model_folder
 
@@ -21,14 +21,15 @@ def open_runtime(
     context: int = MINIMUM_CONTEXT,
     decoding: Decoding = FREE,
 ) -> Runtime:
-    """The runtime for a Hugging Face or adapter folder, a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``.
+    """The runtime for a Hugging Face or adapter folder, a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``, which is
+    any OpenAI-compatible server.
 
-    ``parallel`` answers are made at a time. ``prompt`` is for folders and files, since servers bring their
-    own; ``threads`` are for ``.gguf`` files, ``context`` for those and folders: the tokens that prompt and
-    answer may take together. Raises UsageError for anything else.
+    ``parallel`` answers are made at a time, held to ``decoding``. ``prompt`` is for folders and files, since servers
+    bring their own; ``threads`` are for ``.gguf`` files, ``context`` for those and folders: the tokens that prompt and
+    answer may take together. Raises UsageError for anything else, and for a folder whose answers are to be held.
     """
     if spec.startswith(("http://", "https://")):
-        return HttpRuntime(spec, parallel=parallel)
+        return OpenAiRuntime(spec, parallel=parallel, decoding=decoding)
     if spec.startswith("ollama:"):
         if spec == "ollama:":
             raise UsageError("MODEL 'ollama:' names no model; write ollama:NAME.")

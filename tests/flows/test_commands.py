@@ -165,7 +165,7 @@ def test_an_intent_outside_the_label_set_exits_with_4(gemmill: Gemmill, gguf: Pa
     ("arguments", "reason"),
     [
         (["evaluate", "ollama:plant", "--data", "{data}"], f"No Ollama answers at http://{_NOBODY}"),
-        (["evaluate", f"http://{_NOBODY}", "--data", "{data}"], f"http://{_NOBODY}/answer does not answer"),
+        (["evaluate", f"http://{_NOBODY}", "--data", "{data}"], f"No server answers at http://{_NOBODY}"),
         (["compare", "ollama:plant", "{gguf}", "--data", "{data}"], f"No Ollama answers at http://{_NOBODY}"),
         (["inspect", "plant-7/gemma"], "the hub is out of reach"),
         (["promote", "1"], f"No MLflow server answers at http://{_NOBODY}"),

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from canned_server import CannedServer
 from command_line import Gemmill
+from fake_openai import FakeOpenAi
 
 from data_checks.sample import SAMPLE_DIR
 
@@ -49,12 +49,12 @@ def test_an_address_is_named_without_its_password(
     assert _SECRET not in ran.out + ran.err and "***" in ran.err
 
 
-def test_a_report_names_the_gateway_without_its_password(gemmill: Gemmill, data: Path, tmp_path: Path) -> None:
-    with CannedServer('{"intent": "out_of_scope", "entities": {}}') as server:
+def test_a_report_names_the_server_without_its_password(gemmill: Gemmill, data: Path, tmp_path: Path) -> None:
+    with FakeOpenAi(str) as server:
         model = f"http://bob:{_SECRET}@{server.host}/v1?token={_SECRET}"
         ran = gemmill("evaluate", model, "--data", data, "--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
     assert ran.code == 0, ran
-    assert server.requests == [f"POST /v1/answer?token={_SECRET}"]
+    assert server.requests[-1] == f"POST /v1/chat/completions?token={_SECRET}"
     assert server.headers[0]["Authorization"].startswith("Basic ")
     assert _SECRET not in ran.out + ran.err + (tmp_path / "r.html").read_text()
     shown = json.loads((tmp_path / "r.json").read_text())["model"]

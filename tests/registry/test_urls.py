@@ -24,7 +24,7 @@ _SECRET = "s3cr3t"
         ),
         (f"mysql://db/audit?ssl_key_password={_SECRET}&ssl=1", "mysql://db/audit?ssl_key_password=***&ssl=1"),
         (f"mssql+pyodbc:///?odbc_connect=PWD%3D{_SECRET}", "mssql+pyodbc:///?odbc_connect=***"),
-        (f"http://gateway/answer?api_key={_SECRET}#top", "http://gateway/answer?api_key=***#top"),
+        (f"http://gateway/v1?api_key={_SECRET}#top", "http://gateway/v1?api_key=***#top"),
         (f"bob:{_SECRET}@plant-7:11434", "bob:***@plant-7:11434"),
         (f"http://bob:p#{_SECRET}@dev:11434", "http://bob:***@dev:11434"),
         (f"http://bob:p/{_SECRET}@dev", "http://bob:***@dev"),
@@ -35,7 +35,7 @@ _SECRET = "s3cr3t"
         (f"postgresql://bob:it's{_SECRET}@h/db", "postgresql://bob:***@h/db"),
         (f"postgresql://bob:a<{_SECRET}@h/db", "postgresql://bob:***@h/db"),
         (f"postgresql://bob:7/{_SECRET}@h/db", "postgresql://bob:***@h/db"),
-        (f"http://gateway/answer?token=it's{_SECRET}", "http://gateway/answer?token=***"),
+        (f"http://gateway/v1?token=it's{_SECRET}", "http://gateway/v1?token=***"),
     ],
 )
 def test_the_password_of_an_address_is_hidden(shown: str, hidden: str) -> None:

@@ -1,7 +1,4 @@
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,44 +6,19 @@ import httpx
 import ollama
 import pytest
 from fake_ollama import FakeOllama, Model, Refused
-from serving import serve
+from fake_openai import FakeOpenAi
 
+from deployment.answers.policy import decoding_of
 from deployment.prompts.prompt import Prompt
+from deployment.runtimes.decoding import Mode
 from deployment.runtimes.llama_server import LlamaServer
-from deployment.runtimes.servers import HttpRuntime, OllamaRuntime
+from deployment.runtimes.servers import OllamaRuntime
 from registry.errors import ServiceUnavailable, UsageError
-from registry.records import Record, answer_text
+from registry.records import LabelSet, Record, answer_text, parse_answer
 from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 from tasks.evaluation.runtimes import open_runtime
 
 NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens there
-Answer = Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]]
-
-
-@contextmanager
-def http_server(answer: Answer) -> Iterator[str]:
-    """A server that answers every POST with ``answer(path, body)``."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, reply = answer(self.path, body)
-            content = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = serve(Handler)
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def echo(prompt: str, options: dict[str, Any]) -> str:
@@ -134,31 +106,35 @@ def test_what_runs_on_this_machine_is_not_asked_through_a_proxy(fake: FakeOllama
     monkeypatch.delenv("NO_PROXY", raising=False)
     with OllamaRuntime("gemma3-manufacturing", host=fake.address) as runtime:
         assert runtime.answer(["hello"])[0].text == "echo hello"
-    answer = {"intent": "out_of_scope", "entities": {}}
-    with http_server(lambda path, body: (200, answer)) as url, HttpRuntime(url) as runtime:
-        assert json.loads(runtime.answer(["hello"])[0].text) == answer
+    with FakeOpenAi(str.upper) as server, open_runtime(server.address, prompt=Prompt()) as runtime:
+        assert runtime.answer(["hello"])[0].text == "HELLO"
 
 
-def test_a_gateway_answers_with_the_whole_body():
-    def gateway(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        assert path == "/answer"
-        assert list(body) == ["command"]
-        return 200, {"intent": body["command"], "entities": {}}
+def test_servers_and_files_hold_their_answers_to_the_decoding(
+    fake: FakeOllama, learnt_gguf: Path, plant_labels: LabelSet, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OLLAMA_HOST", fake.address)
+    decoding = decoding_of(Mode.GROUNDED, plant_labels)
+    schema = decoding.json_schema("Sand at SG-7?")
+    with FakeOpenAi(str) as server:
+        specs = "ollama:gemma3-manufacturing", server.address, str(learnt_gguf)
+        found = []
+        for spec in specs:
+            with open_runtime(spec, prompt=Prompt(), decoding=decoding) as runtime:
+                found += runtime.answer(["Sand at SG-7?"])
+    assert fake.bodies[0]["format"] == schema
+    assert server.bodies[0]["response_format"]["json_schema"]["schema"] == schema
+    response = parse_answer(found[-1].text)
+    assert response is not None and all(value in "Sand at SG-7?" for _, value in response.listed())
 
-    with http_server(gateway) as url, open_runtime(f"{url}/", prompt=Prompt()) as runtime:
-        predictions = runtime.answer(["a", "b"])
-    assert [json.loads(prediction.text)["intent"] for prediction in predictions] == ["a", "b"]
+
+@pytest.mark.parametrize("mode", [Mode.SCHEMA, Mode.GROUNDED])
+def test_a_folder_answers_freely_only(mode: Mode, learnt_model_dir: Path, plant_labels: LabelSet):
+    with pytest.raises(UsageError, match=r"answers freely alone; convert it to a \.gguf file first\.$"):
+        open_runtime(str(learnt_model_dir), prompt=Prompt(), decoding=decoding_of(mode, plant_labels))
 
 
-def test_a_gateway_that_fails_or_is_absent_is_out_of_reach():
-    broken = pytest.raises(ServiceUnavailable, match="answered 503")
-    with http_server(lambda path, body: (503, {})) as url, HttpRuntime(url) as runtime, broken:
-        runtime.answer(["hello"])
-    with HttpRuntime(NOBODY) as runtime, pytest.raises(ServiceUnavailable, match="does not answer"):
-        runtime.answer(["hello"])
-
-
-@pytest.mark.parametrize("spec", ["http://", "http://host:port", "ollama:"])
+@pytest.mark.parametrize("spec", ["http://", "http://host:port", "http://xn--", "ollama:"])
 def test_a_server_that_is_not_named_is_refused(spec: str):
     with pytest.raises(UsageError, match=r"MODEL '.*write (http://HOST:PORT|ollama:NAME)"):
         open_runtime(spec, prompt=Prompt())
