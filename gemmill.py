@@ -13,9 +13,11 @@ from os import PathLike
 from pathlib import Path
 
 from deployment.answers.answer import Answer, Span
-from deployment.answers.assistant import AuditAssistant
+from deployment.answers.assistant import Assistant
 from deployment.packages.package import Package, verify_package
+from deployment.runtimes.decoding import Mode
 from registry.errors import GemmillError
+from registry.home import Home
 from registry.records import LabelSet, Record, Response, parse_answer, response_schema
 
 __all__ = [
@@ -32,6 +34,35 @@ __all__ = [
     "response_schema",
 ]
 __version__ = metadata.version("gemmill")
+
+
+class AuditAssistant(Assistant):
+    """Answers audit commands, from opening to ``close``, or in a ``with`` or ``async with`` block.
+
+    ``model`` is a package's folder, a ``.gguf`` file, ``models:/NAME@ALIAS``, ``ollama:NAME`` or the address of a
+    llama-server or of any OpenAI-compatible server. ``decoding`` is "grounded", "schema" or "free"; None takes
+    "grounded" where the model's labels are known, from its package or ``labels``, and "free" elsewhere. A file answers
+    ``parallel`` commands at a time on ``threads`` cores, 0 for all. ``home`` is for models of the registry: the folder
+    of a gemmill home, else ``GEMMILL_HOME``, else ``.gemmill``. An instance may be shared by threads.
+
+    Raises UsageError for a model that cannot be used, ServiceUnavailable for a server that is out of reach; both are
+    a :class:`GemmillError`. A command that gets no answer raises nothing: its answer has a ``failure``.
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike[str],
+        *,
+        decoding: Mode | str | None = None,
+        labels: str | PathLike[str] | None = None,
+        threads: int = 0,
+        parallel: int = 1,
+        home: str | PathLike[str] | None = None,
+    ) -> None:
+        from registry.models import local_model  # MLflow takes seconds to import
+
+        located = local_model(str(model), Home.locate(Path(home) if home else None))
+        super().__init__(located, decoding=decoding, labels=labels, threads=threads, parallel=parallel)
 
 
 def load_package(folder: str | PathLike[str]) -> Package:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from registry.errors import GateBlocked, UsageError
+from registry.home import Home
 from registry.names import require_name
 from registry.tracking.client import connect, connection, store_errors
 from registry.tracking.registration import CHALLENGER, CHAMPION, register_version
@@ -48,6 +49,8 @@ __all__ = [
 PREVIOUS_CHAMPION = "previous_champion"
 _HISTORY_TAG = "alias_history"
 _HISTORY_LENGTH = 50
+
+_PREFIX = "models:/"
 
 
 def promote(model_name: str, version: str | int) -> RegisteredVersion:
@@ -131,3 +134,18 @@ def note_promotion_by_hand(model_name: str) -> None:
     if before is not None and exists(model_name, before):
         connection().client.set_registered_model_alias(model_name, PREVIOUS_CHAMPION, before)
     _note(model_name, "by hand", champion, before)
+
+
+def local_model(model: str, home: Home) -> str:
+    """``model``, where it is ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` the folder of its package.
+
+    Raises UsageError for a model of the registry that there is not, ServiceUnavailable where MLflow does not answer.
+    """
+    if not model.startswith(_PREFIX):
+        return model
+    name, _, wanted = model.removeprefix(_PREFIX).replace("@", "/").partition("/")
+    if not name or not wanted:
+        raise UsageError(f"{model!r} is no model of the registry; write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    connect(home.path)
+    version = resolve(name, wanted)
+    return str(download(version, home.package(version.name, version.version)))

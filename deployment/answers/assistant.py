@@ -14,14 +14,13 @@ from deployment.packages.found import find_model
 from deployment.runtimes.decoding import AnswerLimits, Mode
 from deployment.runtimes.opened import open_served
 from registry.cores import usable_cores
-from registry.home import Home
 
 
-class AuditAssistant:
+class Assistant:
     """Answers audit commands, from opening to ``close``, or in a ``with`` or ``async with`` block.
 
-    ``model`` is a package's folder, a ``.gguf`` file, ``models:/NAME@ALIAS``, ``ollama:NAME`` or the address of a
-    llama-server or of any OpenAI-compatible server. ``decoding`` is "grounded", "schema" or "free"; None takes
+    ``model`` is a package's folder, a ``.gguf`` file, ``ollama:NAME`` or the address of a llama-server or of any
+    OpenAI-compatible server. ``decoding`` is "grounded", "schema" or "free"; None takes
     "grounded" where the model's labels are known, from its package or ``labels``, and "free" elsewhere. A file
     answers ``parallel`` commands at a time on ``threads`` cores, 0 for all. An instance may be shared by threads.
 
@@ -35,12 +34,10 @@ class AuditAssistant:
         *,
         decoding: Mode | str | None = None,
         labels: str | PathLike[str] | None = None,
-        home: str | PathLike[str] | None = None,
         threads: int = 0,
         parallel: int = 1,
     ) -> None:
-        located = Home.locate(Path(home) if home else None)
-        self._found = find_model(str(model), labels=Path(labels) if labels else None, home=located.path)
+        self._found = find_model(str(model), labels=Path(labels) if labels else None)
         if decoding is None:
             decoding = Mode.FREE if self._found.labels is None else Mode.GROUNDED
         self.decoding = Mode(decoding)

@@ -11,11 +11,8 @@ from deployment.packages.package import Package, verify_package
 from deployment.prompts.prompt import Prompt
 from deployment.runtimes.decoding import AnswerLimits, Decoding, Mode
 from registry.artifacts import CHECKSUMS
-from registry.errors import UsageError
-from registry.home import Home
 from registry.records import LabelSet, load_label_set
 
-REGISTRY_PREFIX = "models:/"
 _LABELS = "labels.toml"
 
 
@@ -34,14 +31,14 @@ class FoundModel:
         return decoding_of(mode, self.labels, self.rules)
 
 
-def find_model(model: str, *, labels: Path | None, home: Path) -> FoundModel:
-    """What ``model`` names: ``models:/NAME@ALIAS``, a package's folder, a file with or without its Modelfile,
-    ``labels.toml`` and ``answers.json`` beside it, or anything else as it is.
+def find_model(model: str, *, labels: Path | None) -> FoundModel:
+    """What ``model`` names: a package's folder, a file with or without its Modelfile, ``labels.toml`` and
+    ``answers.json`` beside it, or anything else as it is.
 
     ``labels`` go over those that are found; other labels than the package's leave its rules out. Raises UsageError
-    where a package or one of these files cannot be used, ServiceUnavailable where the registry does not answer.
+    where a package or one of these files cannot be used.
     """
-    found = _find(model, home)
+    found = _find(model)
     if labels is None:
         return found
     given = load_label_set(labels)
@@ -49,21 +46,7 @@ def find_model(model: str, *, labels: Path | None, home: Path) -> FoundModel:
     return replace(found, labels=given, rules=found.rules if same else default_rules(given))
 
 
-def download_package(model: str, home: Path) -> Path:
-    """The package behind ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``. Raises UsageError for another text."""
-    from registry import models
-
-    name, _, wanted = model.removeprefix(REGISTRY_PREFIX).replace("@", "/").partition("/")
-    if not name or not wanted:
-        raise UsageError(f"{model!r} is no model of the registry; write models:/NAME@ALIAS or models:/NAME/VERSION.")
-    models.connect(home)
-    version = models.resolve(name, wanted)
-    return models.download(version, Home(path=home).package(version.name, version.version))
-
-
-def _find(model: str, home: Path) -> FoundModel:
-    if model.startswith(REGISTRY_PREFIX):
-        return _packaged(verify_package(download_package(model, home)))
+def _find(model: str) -> FoundModel:
     path = Path(model)
     if path.suffix == ".gguf":
         return _beside(path)
@@ -85,11 +68,15 @@ def _packaged(package: Package) -> FoundModel:
 def _beside(gguf: Path) -> FoundModel:
     folder = gguf.parent
     modelfile = read_modelfile(folder / FILE_NAME) if (folder / FILE_NAME).is_file() else None
-    if modelfile is None or modelfile.gguf != gguf.name:
-        labels = load_label_set(folder / _LABELS) if (folder / _LABELS).is_file() else None
-        return FoundModel(spec=str(gguf), labels=labels)
-    if (folder / CHECKSUMS).is_file():
+    if modelfile and modelfile.gguf != gguf.name:
+        modelfile = None
+    if modelfile and (folder / CHECKSUMS).is_file():
         return _packaged(verify_package(folder))
     labels = load_label_set(folder / _LABELS) if (folder / _LABELS).is_file() else None
-    rules = read_rules(folder / RULES, labels) if labels and (folder / RULES).is_file() else None
-    return FoundModel(spec=str(gguf), prompt=modelfile.prompt, limits=modelfile.limits, labels=labels, rules=rules)
+    return FoundModel(
+        spec=str(gguf),
+        prompt=modelfile.prompt if modelfile else None,
+        limits=modelfile.limits if modelfile else None,
+        labels=labels,
+        rules=read_rules(folder / RULES, labels) if labels and (folder / RULES).is_file() else None,
+    )

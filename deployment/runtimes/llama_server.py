@@ -91,6 +91,11 @@ class LlamaServer:
         self._client.close()
         self._process.stop()
 
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self._process.pid
+
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
         """Greedy answers, as many at a time as there are slots."""
         predictions = answer_concurrently(

@@ -45,14 +45,14 @@ def ask(
     home: HomeOption = None,
 ) -> None:
     """Ask a model: one command, those typed at a prompt or piped in, or all of a file."""
-    from deployment.answers.assistant import AuditAssistant
+    from deployment.answers.assistant import Assistant
     from flows.cli.asking import answer_file, converse, require_sound
+    from registry.home import Home
+    from registry.models import local_model
 
     require_sound(command, data, out, stream=stream)
-    assistant = AuditAssistant(
-        model, decoding=decoding, labels=labels, home=locate_home(home), threads=threads, parallel=8 if data else 1
-    )
-    with assistant:
+    located = local_model(model, Home(path=locate_home(home)))
+    with Assistant(located, decoding=decoding, labels=labels, threads=threads, parallel=8 if data else 1) as assistant:
         if data and out:
             answer_file(assistant, data, out)
         else:

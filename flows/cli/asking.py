@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from deployment.answers.answer import Answer
-from deployment.answers.assistant import AuditAssistant
+from deployment.answers.assistant import Assistant
 from flows.cli.console import console, errors
 from registry.errors import ServiceUnavailable, UsageError
 from registry.files import file_sha256
@@ -32,7 +32,7 @@ def require_sound(command: str | None, data: Path | None, out: Path | None, *, s
         raise UsageError("the command is blank; write what a technician would type.")
 
 
-def converse(assistant: AuditAssistant, command: str | None, *, stream: bool, as_json: bool) -> None:
+def converse(assistant: Assistant, command: str | None, *, stream: bool, as_json: bool) -> None:
     """Answer ``command``, else each line of standard input or of a prompt with history.
 
     Raises ServiceUnavailable where the only command got no answer.
@@ -49,7 +49,7 @@ def converse(assistant: AuditAssistant, command: str | None, *, stream: bool, as
             errors.print(answer.failure, style="red", markup=False)
 
 
-def answer_file(assistant: AuditAssistant, data: Path, out: Path) -> None:
+def answer_file(assistant: Assistant, data: Path, out: Path) -> None:
     """Write an answer for every command of ``data`` to ``out``, a JSON object a line; what is there already is kept.
 
     Raises UsageError where ``out`` holds the answers to other commands.

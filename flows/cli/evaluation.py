@@ -11,10 +11,12 @@ from deployment.prompts.prompt import Prompt
 from deployment.prompts.turns import Turns, turns_in
 from deployment.runtimes.decoding import AnswerLimits, Mode
 from deployment.runtimes.prediction import Runtime
+from registry import models
 from registry.artifacts import Artifact
 from registry.cores import usable_cores
 from registry.errors import UsageError
 from registry.files import file_sha256
+from registry.home import Home
 from registry.records import LabelSet, Record, infer_label_set, load_label_set
 from registry.urls import masked
 from tasks.checkpoints.adapters import tokenizer_folder
@@ -69,7 +71,7 @@ def evaluation_of(
         ServiceUnavailable: the model is a server that does not answer.
     """
     labelled = read_labelled(data, labels)
-    found = find_model(model, labels=labels, home=home)
+    found = find_model(models.local_model(model, Home(path=home)), labels=labels)
     limits = found.limits or AnswerLimits(num_ctx=context)
     runtime = open_runtime(
         found.spec,

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from deployment.prompts.prompt import Prompt
 from deployment.runtimes.decoding import FREE, MINIMUM_CONTEXT, Decoding
-from deployment.runtimes.llama_server import LlamaServer
+from deployment.runtimes.opened import open_served
 from deployment.runtimes.prediction import Runtime
-from deployment.runtimes.servers import OllamaRuntime, OpenAiRuntime
 from registry.errors import UsageError
 from tasks.checkpoints.folders import is_model_folder
 
@@ -28,23 +27,7 @@ def open_runtime(
     bring their own; ``threads`` are for ``.gguf`` files, ``context`` for those and folders: the tokens that prompt and
     answer may take together. Raises UsageError for anything else, and for a folder whose answers are to be held.
     """
-    if spec.startswith(("http://", "https://")):
-        return OpenAiRuntime(spec, parallel=parallel, decoding=decoding)
-    if spec.startswith("ollama:"):
-        if spec == "ollama:":
-            raise UsageError("MODEL 'ollama:' names no model; write ollama:NAME.")
-        return OllamaRuntime(spec.removeprefix("ollama:"), parallel=parallel, decoding=decoding)
     path = Path(spec)
-    if path.suffix == ".gguf":
-        return LlamaServer(
-            path,
-            prompt=prompt,
-            threads=threads,
-            slots=parallel,
-            context=context,
-            max_new_tokens=max_new_tokens,
-            decoding=decoding,
-        )
     if is_model_folder(path):
         if decoding is not FREE:
             raise UsageError(f"{spec} is a folder, which answers freely alone; convert it to a .gguf file first.")
@@ -54,7 +37,14 @@ def open_runtime(
         return HuggingFaceRuntime(
             path, prompt=prompt, max_new_tokens=max_new_tokens, context=context, batch_size=parallel
         )
-    fault = "holds no config.json" if path.is_dir() else "is neither a folder nor a .gguf file"
-    raise UsageError(
-        f"MODEL {spec!r} {fault}; give a Hugging Face or adapter folder, a .gguf file, ollama:NAME or http://HOST."
+    if path.is_dir():
+        raise UsageError(f"MODEL {spec!r} holds no config.json and is no package; give the folder of a model.")
+    return open_served(
+        spec,
+        prompt=prompt,
+        max_new_tokens=max_new_tokens,
+        parallel=parallel,
+        threads=threads,
+        context=context,
+        decoding=decoding,
     )

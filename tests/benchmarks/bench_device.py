@@ -81,7 +81,7 @@ class Candidate:
         with server:
             self.load.append(time.perf_counter() - started)
             yield server
-            self.peak_mib = max(self.peak_mib, peak_mib(server._child.pid))
+            self.peak_mib = max(self.peak_mib, peak_mib(server.pid))
 
     def describe(self) -> str:
         """File, threads, variant and, where llama.cpp drafted, how many drafted tokens were right."""

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from learnt_model import learnt_gguf, learnt_model_dir, plant_labels, plant_records
 from tiny_gguf import tiny_gguf
 
 from data_checks.contract import read_jsonl
@@ -9,6 +10,8 @@ from deployment.answers.rules import AnswerRules, TypeRules, learn_rules
 from deployment.answers.spans import Form
 from deployment.prompts.prompt import Prompt
 from registry.records import LabelSet, Record
+
+__all__ = ["learnt_gguf", "learnt_model_dir", "plant_labels", "plant_records"]
 
 
 @pytest.fixture(scope="package")

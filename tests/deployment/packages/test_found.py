@@ -20,7 +20,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
 
 
 def find(model: object, labels: Path | None = None):
-    return find_model(str(model), labels=labels, home=Path("unused"))
+    return find_model(str(model), labels=labels)
 
 
 def test_a_package_is_the_same_by_its_folder_and_by_its_file(package: Package):

@@ -18,7 +18,7 @@ from deployment.answers.policy import Schema
 from deployment.answers.rules import default_rules
 from deployment.prompts.parity import COMMANDS, chats
 from deployment.prompts.prompt import Prompt, encode_prompt
-from deployment.runtimes import llama_server
+from deployment.runtimes import llama_process
 from deployment.runtimes.decoding import Free
 from deployment.runtimes.llama_server import LlamaServer
 from registry.errors import ServiceUnavailable, UsageError
@@ -235,7 +235,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 def test_a_start_that_takes_too_long_ends_with_a_sentence(learnt_gguf: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(llama_server, "_START_TIMEOUT", 0.001)
+    monkeypatch.setattr(llama_process, "_START_TIMEOUT", 0.001)
     with pytest.raises(ServiceUnavailable, match="did not load"), open_server(learnt_gguf):
         pass
 
@@ -247,7 +247,7 @@ def test_a_request_that_the_server_refuses_says_why(server: LlamaServer):
 
 def test_a_server_that_dies_is_one_sentence_and_not_a_hang(learnt_gguf: Path):
     with open_server(learnt_gguf) as server:
-        os.kill(server._child.pid, signal.SIGKILL)
+        os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(ServiceUnavailable, match="stopped answering"):
             server.answer(["hello"] * 20)
 
@@ -257,7 +257,7 @@ def test_the_child_ends_with_its_parent(learnt_gguf: Path):
         "import sys, time; from pathlib import Path\n"
         "from deployment.prompts.prompt import Prompt; from deployment.runtimes.llama_server import LlamaServer\n"
         f"server = LlamaServer(Path({str(learnt_gguf)!r}), prompt=Prompt(), slots=1).__enter__()\n"
-        "print(server._child.pid, flush=True); time.sleep(600)"
+        "print(server.pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -295,3 +295,24 @@ def test_the_real_gemma_answers_and_splits_control_tokens(tmp_path: Path):
         [likeliest] = server.next_token_logprobs(completion, 1)
         assert likeliest in server.tokenize(" Paris") + server.tokenize(" a") + server.tokenize(" the")
         assert json.dumps([prediction.text for prediction in server.answer(["hello", "hi"])])
+
+
+def test_a_stream_gives_the_text_of_the_answer_in_parts_and_then_the_answer(
+    server: LlamaServer, plant_records: list[Record]
+):
+    command = plant_records[0].command
+    *parts, last = server.stream(command)
+    whole = server.answer([command])[0]
+    assert "".join(parts) == whole.text  # type: ignore[arg-type]
+    assert (last.text, last.tokens) == (whole.text, whole.tokens)  # type: ignore[union-attr]
+    assert len(parts) > 3
+
+
+def test_a_file_without_a_prompt_is_asked_in_the_turns_that_it_has_tokens_for(
+    server: LlamaServer, learnt_gguf: Path, plant_records: list[Record]
+):
+    commands = [record.command for record in plant_records]
+    with LlamaServer(learnt_gguf, prompt=None, context=512, max_new_tokens=96) as bare:
+        assert [bare.tokenize_prompt(command) for command in commands] == [
+            server.tokenize_prompt(command) for command in commands
+        ]
