@@ -37,7 +37,7 @@ def open_runtime(
         return HuggingFaceRuntime(
             path, prompt=prompt, max_new_tokens=max_new_tokens, context=context, batch_size=parallel
         )
-    if path.is_dir():
+    if spec and path.is_dir():
         raise UsageError(f"MODEL {spec!r} holds no config.json and is no package; give the folder of a model.")
     return open_served(
         spec,
