@@ -14,6 +14,7 @@ from registry.artifacts import CHECKSUMS
 from registry.records import LabelSet, load_label_set
 
 _LABELS = "labels.toml"
+_SERVERS = ("http://", "https://", "ollama:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ def find_model(model: str, *, labels: Path | None) -> FoundModel:
 
 
 def _find(model: str) -> FoundModel:
+    if model.startswith(_SERVERS):  # whose models may be called .gguf, too
+        return FoundModel(spec=model)
     path = Path(model)
     if path.suffix == ".gguf":
         return _beside(path)

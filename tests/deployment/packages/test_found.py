@@ -30,6 +30,11 @@ def test_a_package_is_the_same_by_its_folder_and_by_its_file(package: Package):
     assert (found.labels, found.rules) == (package.labels, package.rules)
 
 
+@pytest.mark.parametrize("model", ["http://127.0.0.1:8080/v1#plant.gguf", "ollama:hf.co/plant/plant.gguf"])
+def test_a_model_of_a_server_is_no_file_by_any_name(model: str):
+    assert find(model).spec == model
+
+
 def test_a_changed_file_in_a_package_is_refused_by_either_name(package: Package, tmp_path: Path):
     copy = shutil.copytree(package.path, tmp_path / "copy")
     (copy / "answers.json").write_text("{}")
