@@ -25,6 +25,7 @@ from registry.store.datasets import AuditStore
 from tasks.bases.resolve import licence_terms
 from tasks.bases.spec import ScratchBase, TeacherBase
 from tasks.collect import check_data, take_snapshot
+from tasks.evaluation.metrics import Metrics
 from tasks.export import ExportedModel, export_gguf
 from tasks.gates.judge import Verdict
 from tasks.measure import EvaluatedModel, Forensics, evaluate_model, fetch_champion, inspect_weights, judge_gates
@@ -33,7 +34,8 @@ from tasks.publish import package_model, register_version
 from tasks.train import TrainedModel, distill_student, train_teacher
 
 GROUNDED = "gguf_grounded"
-_TIMINGS = {"seconds", "tokens_per_second"}  # in a package they would make the same model a new version
+# In a package they would make the same model a new version.
+_TIMINGS = {name for name in Metrics.model_fields if name.startswith(("seconds", "tokens_", "latency_", "first_"))}
 
 
 class Trained(NamedTuple):

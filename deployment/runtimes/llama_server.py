@@ -197,6 +197,7 @@ class LlamaServer:
             tokens=reply["tokens_predicted"],
             seconds=time.perf_counter() - started,
             failure="The answer did not end within the context." if broken_off else "",
+            first_token=reply["timings"]["prompt_ms"] / 1000,
         )
 
     @cached_property

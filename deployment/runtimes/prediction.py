@@ -22,6 +22,8 @@ class Prediction:
     tokens: int  # generated ones, the end of turn included; 0 where a server does not say
     seconds: float
     failure: str = ""
+    latency: float | None = None  # seconds from the question to its whole answer; None where it was one of a batch
+    first_token: float | None = None  # seconds to the first token, where a server tells
 
 
 class Runtime(Protocol):
@@ -46,8 +48,8 @@ class Served(Runtime, Protocol):
         ...
 
 
-def answers_progress() -> Progress:
-    """A progress bar with the time that is left, on a terminal only."""
+def answers_progress(total: int) -> Progress:
+    """A progress bar with the time that is left, for more than one answer and on a terminal only."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -56,7 +58,7 @@ def answers_progress() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=total < 2 or not console.is_terminal,
     )
 
 
@@ -66,9 +68,7 @@ def answer_concurrently(
     """Ask for every command with up to ``workers`` at a time. The first error stops the run."""
     started = time.perf_counter()
     predictions = []
-    if len(commands) == 1:
-        return [ask(commands[0])]
-    with answers_progress() as progress, ThreadPoolExecutor(workers) as pool:
+    with answers_progress(len(commands)) as progress, ThreadPoolExecutor(workers) as pool:
         task = progress.add_task(description, total=len(commands))
         try:
             for prediction in pool.map(ask, commands):
@@ -84,4 +84,11 @@ def _shares(predictions: list[Prediction], wall_seconds: float) -> list[Predicti
     """Scale the overlapping times of concurrent answers to the wall-clock time that they took together."""
     busy = sum(prediction.seconds for prediction in predictions)
     scale = wall_seconds / busy if busy else 0.0
-    return [replace(prediction, seconds=prediction.seconds * scale) for prediction in predictions]
+    return [
+        replace(
+            prediction,
+            seconds=prediction.seconds * scale,
+            latency=None if prediction.failure else prediction.seconds,
+        )
+        for prediction in predictions
+    ]

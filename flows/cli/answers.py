@@ -15,6 +15,8 @@ from flows.cli.options import (
     InstructionOption,
     JsonOption,
     LabelsOption,
+    NewTokensOption,
+    ParallelOption,
     ThreadsOption,
     locate_home,
     require_all_writable,
@@ -66,6 +68,8 @@ def evaluate(
     labels: LabelsOption = None,
     instruction: InstructionOption = "",
     threads: ThreadsOption = 0,
+    parallel: ParallelOption = 8,
+    max_new_tokens: NewTokensOption = None,
     context: ContextOption = MINIMUM_CONTEXT,
     decoding: DecodingOption = Mode.FREE,
     home: HomeOption = None,
@@ -78,7 +82,10 @@ def evaluate(
     from tasks.evaluation.report import write_report
 
     require_all_writable(json_path, html_path)
-    report = evaluation_of(model, data, labels, instruction, threads, context, locate_home(home), decoding)()
+    asked = Asked(
+        instruction=instruction, threads=threads, context=context, parallel=parallel, max_new_tokens=max_new_tokens
+    )
+    report = evaluation_of(model, data, labels, locate_home(home), asked, decoding)()
     write_report(report, json_path=json_path, html_path=html_path)
     console.print(metric_table({report.title: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
 
@@ -91,6 +98,8 @@ def compare(
     labels: LabelsOption = None,
     instruction: InstructionOption = "",
     threads: ThreadsOption = 0,
+    parallel: ParallelOption = 8,
+    max_new_tokens: NewTokensOption = None,
     context: ContextOption = MINIMUM_CONTEXT,
     decoding: Annotated[
         tuple[Mode, Mode], typer.Option(help="How the answers of A and of B are held: free, schema or grounded.")
@@ -101,14 +110,16 @@ def compare(
 ) -> None:
     """Compare two models on the same commands, with paired intervals."""
     from flows.cli.console import console
-    from flows.cli.evaluation import evaluation_of
+    from flows.cli.evaluation import Asked, evaluation_of
     from tasks.evaluation.comparison import compare_reports, comparison_table, write_comparison
 
     require_all_writable(json_path, html_path)
     place = locate_home(home)
+    asked = Asked(
+        instruction=instruction, threads=threads, context=context, parallel=parallel, max_new_tokens=max_new_tokens
+    )
     both = [
-        evaluation_of(model, data, labels, instruction, threads, context, place, mode)
-        for model, mode in zip((a, b), decoding, strict=True)
+        evaluation_of(model, data, labels, place, asked, mode) for model, mode in zip((a, b), decoding, strict=True)
     ]
     comparison = compare_reports(*(evaluate() for evaluate in both))
     write_comparison(comparison, json_path=json_path, html_path=html_path)

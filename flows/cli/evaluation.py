@@ -38,6 +38,7 @@ class LabelledData:
     def evaluate(self, runtime: Runtime, *, model: str, path: Path, decoding: str = Mode.FREE) -> EvaluationReport:
         """The greedy answers of ``runtime`` to the records, scored; ``path`` is its file or folder."""
         with runtime:
+            runtime.answer([self.records[0].command])  # a model's first answer is slow, and none that counts
             predictions = runtime.answer([record.command for record in self.records])
         return evaluation_report(
             self.records,
@@ -51,15 +52,19 @@ class LabelledData:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How models are asked, as the options of ``evaluate`` and ``compare`` say; a package knows better where it can."""
+
+    instruction: str
+    threads: int
+    context: int
+    parallel: int
+    max_new_tokens: int | None
+
+
 def evaluation_of(
-    model: str,
-    data: Path,
-    labels: Path | None,
-    instruction: str,
-    threads: int,
-    context: int,
-    home: Path,
-    mode: Mode = Mode.FREE,
+    model: str, data: Path, labels: Path | None, home: Path, asked: Asked, mode: Mode = Mode.FREE
 ) -> Callable[[], EvaluationReport]:
     """What scores the answers of ``model`` to the records of ``data``, once all is found.
 
@@ -72,13 +77,14 @@ def evaluation_of(
     """
     labelled = read_labelled(data, labels)
     found = find_model(models.local_model(model, Home(path=home)), labels=labels)
-    limits = found.limits or AnswerLimits(num_ctx=context)
+    limits = found.limits or AnswerLimits(num_ctx=asked.context)
     runtime = open_runtime(
         found.spec,
-        prompt=found.prompt or Prompt(instruction=instruction, turns=turns_of(Path(found.spec))),
-        threads=threads or usable_cores(),
+        prompt=found.prompt or Prompt(instruction=asked.instruction, turns=turns_of(Path(found.spec))),
+        threads=asked.threads or usable_cores(),
         context=limits.num_ctx,
-        max_new_tokens=limits.num_predict,
+        max_new_tokens=asked.max_new_tokens or limits.num_predict,
+        parallel=asked.parallel,
         decoding=found.decoding(mode),
     )
     return lambda: labelled.evaluate(runtime, model=masked(model), path=Path(found.spec), decoding=mode)

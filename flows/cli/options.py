@@ -50,6 +50,12 @@ ContextOption = Annotated[
     int,
     typer.Option(min=2, help="Tokens of prompt and answer together; packages and servers have their own."),
 ]
+ParallelOption = Annotated[
+    int, typer.Option(min=1, help="Commands at a time; 1 measures the latency of a device that is asked one by one.")
+]
+NewTokensOption = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Of a free answer; else as the package says, or 256.")
+]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
 
 

@@ -96,7 +96,7 @@ def greedy_answers(
         if failure
     }
     order = sorted(predictions.keys() ^ range(len(prompts)), key=lambda index: len(prompts[index]))
-    with answers_progress() as progress:
+    with answers_progress(len(order)) as progress:
         task = progress.add_task("asking the model", total=len(order))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]

@@ -52,6 +52,10 @@ class Metrics(BaseModel):
     oos_precision: float | None
     tokens_per_second: float | None  # generated tokens of all answers over the time of the run
     seconds: float
+    latency_p50: float | None = None  # seconds from a question to its answer, as many being asked at a time as were
+    latency_p95: float | None = None
+    latency_p99: float | None = None
+    first_token_p50: float | None = None
 
 
 class Confusion(BaseModel):
@@ -79,8 +83,16 @@ def score(records: Sequence[Record], predictions: Sequence[Prediction], labels: 
         rows=len(records),
         tokens_per_second=tokens / seconds if tokens and seconds else None,
         seconds=seconds,
+        **_latencies(predictions),
         **{name: ratio_value(numerators, denominators) for name, (numerators, denominators) in sums.items()},
     )
+
+
+def _latencies(predictions: Sequence[Prediction]) -> dict[str, float]:
+    whole = [prediction.latency for prediction in predictions if prediction.latency is not None]
+    first = [prediction.first_token for prediction in predictions if prediction.first_token is not None]
+    found = {f"latency_p{share}": float(np.percentile(whole, share)) for share in (50, 95, 99) if whole}
+    return found | ({"first_token_p50": float(np.median(first))} if first else {})
 
 
 def ratios(expected: Sequence[Response], answers: Sequence[str]) -> Ratios:

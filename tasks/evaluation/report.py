@@ -155,7 +155,16 @@ def metrics_table(metrics: Mapping[str, Metrics]) -> Table:
         table.add_row(title, *(percent(getattr(figures, name)) for figures in metrics.values()))
     speeds = [figures.tokens_per_second for figures in metrics.values()]
     table.add_row("Tokens per second", *("n/a" if speed is None else f"{speed:,.0f}" for speed in speeds))
+    latencies = ("latency_p50", "latency_p95", "latency_p99", "first_token_p50")
+    told = [[getattr(figures, name) for name in latencies] for figures in metrics.values()]
+    if any(value is not None for values in told for value in values):
+        table.add_row("Latency p50, p95, p99, ms", *(_milliseconds(values[:3]) for values in told))
+        table.add_row("First token p50, ms", *(_milliseconds(values[3:]) for values in told))
     return table
+
+
+def _milliseconds(seconds: Sequence[float | None]) -> str:
+    return ", ".join("n/a" if value is None else f"{1000 * value:,.0f}" for value in seconds)
 
 
 def _intervals(sums: Ratios) -> dict[str, Interval | None]:

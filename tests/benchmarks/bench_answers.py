@@ -110,7 +110,7 @@ def main() -> None:
     records, problems = read_jsonl(arguments.data / "test.jsonl", found.labels)
     if problems:
         raise UsageError(f"{arguments.data} does not fit the model's label set.")
-    console = Console()
+    console = Console(width=150)
     console.print(quality_table(found, records, found.labels, context=arguments.context))
     each = {"each": arguments.commands, "context": arguments.context}
     console.print(cost_table(found, records, arguments.words, **each))

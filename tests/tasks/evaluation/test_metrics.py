@@ -67,6 +67,18 @@ def test_metrics_equal_a_hand_count():
     )
 
 
+def test_latencies_are_quantiles_of_the_answers_that_were_asked_one_by_one():
+    predictions = [
+        Prediction(text="{}", tokens=1, seconds=1.0, latency=float(second), first_token=second / 10)
+        for second in range(101)
+    ]
+    unknown = Prediction(text="{}", tokens=1, seconds=1.0)
+    metrics = score([record("report_leak")] * 102, [*predictions, unknown], LABELS)
+    assert (metrics.latency_p50, metrics.latency_p95, metrics.latency_p99) == (50, 95, 99)
+    assert metrics.first_token_p50 == 5
+    assert score([record("report_leak")], [unknown], LABELS).latency_p50 is None
+
+
 def test_undefined_metrics_are_none_and_never_perfect():
     metrics = score([record("report_leak")], [answer("report_leak")], LABELS)
     assert metrics.entity_f1 is None
