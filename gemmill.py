@@ -11,6 +11,7 @@ Response(intent='out_of_scope', entities={})
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deployment.answers.answer import Answer, Span
 from deployment.answers.assistant import Assistant
@@ -19,6 +20,9 @@ from deployment.runtimes.decoding import Mode
 from registry.errors import GemmillError
 from registry.home import Home
 from registry.records import LabelSet, Record, Response, parse_answer, response_schema
+
+if TYPE_CHECKING:
+    from deployment.answers.table import TableAssistant
 
 __all__ = [
     "Answer",
@@ -71,3 +75,10 @@ def load_package(folder: str | PathLike[str]) -> Package:
     Raises UsageError, a :class:`GemmillError`, naming the first file that changed, is missing or is not listed.
     """
     return verify_package(Path(folder))
+
+
+def _load_pyfunc(path: str) -> "TableAssistant":
+    """The package in the folder ``path`` as MLflow's pyfunc flavour loads it; the MLmodel of a version names this."""
+    from deployment.answers.table import TableAssistant  # pandas takes a while to import
+
+    return TableAssistant(AuditAssistant(path, decoding=Mode.GROUNDED))

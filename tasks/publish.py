@@ -5,7 +5,7 @@ from typing import Any
 
 from deployment.answers.rules import AnswerRules
 from deployment.packages.licence import apache_licence, gemma_licence
-from deployment.packages.package import Card, build_package
+from deployment.packages.package import Card, build_package, verify_package
 from deployment.prompts.prompt import Prompt
 from deployment.runtimes.decoding import AnswerLimits
 from registry.artifacts import Artifact
@@ -67,4 +67,6 @@ def register_version(
 
     Only a candidate that passed becomes the challenger.
     """
-    return register(run_id, package.verify(), model_name=model_name, verdict=passed, tags=tags)
+    path = package.verify()
+    example = verify_package(path).golden[0].command
+    return register(run_id, path, model_name=model_name, verdict=passed, tags=tags, example=example)

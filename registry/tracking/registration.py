@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from registry.artifacts import Artifact, verify_checksums
 from registry.errors import UsageError
 from registry.names import require_name
 from registry.tracking.client import connection, store_errors
+from registry.tracking.mlmodel import write_model_files
 from registry.tracking.versions import (
     BLOCKED,
     GGUF_TAG,
@@ -40,12 +41,12 @@ _MODEL_DESCRIPTION = (
 
 @store_errors()
 def register_version(
-    run_id: str, package_dir: Path, *, model_name: str, verdict: bool, tags: Mapping[str, str]
+    run_id: str, package_dir: Path, *, model_name: str, verdict: bool, tags: Mapping[str, str], example: str
 ) -> RegisteredVersion:
     """Register a package made by ``run_id`` and give it the alias ``challenger`` if its gates passed.
 
-    The run's parameters and metrics are shown with the version, the package's README.md is its description. A
-    package that is registered already keeps its version and takes the new verdict.
+    The run's parameters and metrics are shown with the version, with ``example`` as a command to ask it; the package's
+    README.md is its description. A package that is registered already keeps its version and takes the new verdict.
     """
     package = Artifact.of("package", package_dir)
     files = verify_checksums(package_dir)
@@ -56,7 +57,7 @@ def register_version(
     digests = {PACKAGE_TAG: package.sha256, GGUF_TAG: files[gguf[0]]}
     version = _registered(model_name, package.sha256)
     if version is None:
-        version = _create_version(run_id, package_dir, gguf[0], model_name, {**tags, **digests})
+        version = _create_version(run_id, package_dir, gguf[0], example, model_name, {**tags, **digests})
     _apply_verdict(version, verdict)
     return resolve(model_name, version.version)
 
@@ -73,9 +74,11 @@ def _registered(name: str, package_sha256: str) -> "ModelVersion | None":
     return found[0] if found else None
 
 
-def _create_version(run_id: str, package_dir: Path, gguf: str, model_name: str, tags: dict[str, str]) -> "ModelVersion":
+def _create_version(
+    run_id: str, package_dir: Path, gguf: str, example: str, model_name: str, tags: dict[str, str]
+) -> "ModelVersion":
     client = connection().client
-    model = _log_model(run_id, package_dir, gguf, model_name, tags)
+    model = _log_model(run_id, package_dir, gguf, example, model_name, tags)
     card = package_dir / "README.md"
     with _global_tracking_uri():
         version = client.create_model_version(
@@ -107,8 +110,10 @@ def _global_tracking_uri() -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def _log_model(run_id: str, package_dir: Path, gguf: str, name: str, tags: dict[str, str]) -> "LoggedModel":
-    """The package as an MLflow logged model: an MLmodel file beside the folder ``package``."""
+def _log_model(
+    run_id: str, package_dir: Path, gguf: str, example: str, name: str, tags: dict[str, str]
+) -> "LoggedModel":
+    """The package as an MLflow logged model: an MLmodel file and its like beside the folder ``package``."""
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     client = connection().client
@@ -126,9 +131,8 @@ def _log_model(run_id: str, package_dir: Path, gguf: str, name: str, tags: dict[
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         client.log_model_artifacts(model.model_id, str(package_dir), PACKAGE_FOLDER)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "MLmodel"
-            _mlmodel(model, run_id, gguf).save(path)
-            client.log_model_artifact(model.model_id, str(path))
+            write_model_files(Path(folder), model, run_id=run_id, gguf=gguf, example=example)
+            client.log_model_artifacts(model.model_id, folder)
         client.log_batch(run_id, metrics=_model_metrics(run, model.model_id))
         status = LoggedModelStatus.READY
     finally:
@@ -145,24 +149,6 @@ def _model_metrics(run: "Run", model_id: str) -> list["Metric"]:
     tested = [item.dataset for item in datasets if any(tag.value == "testing" for tag in item.tags)]
     name, digest = (tested[0].name, tested[0].digest) if tested else (None, None)
     return [Metric(key, value, now, 0, model_id, name, digest) for key, value in run.data.metrics.items()]
-
-
-def _mlmodel(model: "LoggedModel", run_id: str, gguf: str) -> Any:
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, Map, Schema
-
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "command")]),
-        outputs=Schema([ColSpec("string", "intent"), ColSpec(Map(AnyType()), "entities")]),
-    )
-    described = Model(
-        artifact_path=model.artifact_location,
-        run_id=run_id,
-        model_uuid=model.model_id,
-        model_id=model.model_id,
-    )
-    described.signature = signature
-    return described.add_flavor("gguf", data=f"{PACKAGE_FOLDER}/{gguf}", modelfile=f"{PACKAGE_FOLDER}/Modelfile")
 
 
 def _apply_verdict(version: "ModelVersion", verdict: bool) -> None:

@@ -26,6 +26,7 @@ def register(tmp_path: Path, name: str, content: str, verdict: bool = True) -> R
             model_name=name,
             verdict=verdict,
             tags={"snapshot_sha256": "ab" * 32, "git_revision": "c0ffee"},
+            example="Leak at SG-402",
         )
 
 

@@ -31,7 +31,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file = small_gguf(content, in_order=content != "four")
         package = make_package(tmp_path_factory.mktemp(content), content=file)
         with models.retrain_run(content) as run:
-            models.register_version(run.run_id, package.path, model_name=NAME, verdict=verdict, tags={})
+            models.register_version(
+                run.run_id, package.path, model_name=NAME, verdict=verdict, tags={}, example="Leak at SG-402"
+            )
     return home
 
 

@@ -45,7 +45,9 @@ def test_what_the_devices_said_outlives_a_summary_that_cannot_be_written(
     models.connect(home)
     with models.retrain_run("one") as run:
         package = make_package(tmp_path / "one")
-        models.register_version(run.run_id, package.path, model_name=NAME, verdict=True, tags={})
+        models.register_version(
+            run.run_id, package.path, model_name=NAME, verdict=True, tags={}, example="Leak at SG-402"
+        )
     models.promote(NAME, 1)
 
     def wrong(prompt: str, options: dict[str, Any]) -> str:

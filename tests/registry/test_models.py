@@ -47,7 +47,15 @@ def test_the_logged_model_has_a_signature_a_run_and_no_pickle(name: str, tmp_pat
     assert json.loads(model.tags["mlflow.modelVersions"])[0]["name"] == name
     assert client.get_run(version.run_id).outputs.model_outputs[0].model_id == model_id
     described = client.list_logged_model_artifacts(model_id)
-    assert sorted(item.path for item in described) == ["MLmodel", "package"]
+    assert sorted(item.path for item in described) == [
+        "MLmodel",
+        "conda.yaml",
+        "input_example.json",
+        "package",
+        "python_env.yaml",
+        "requirements.txt",
+        "serving_input_example.json",
+    ]
     text = next((home / "mlartifacts").rglob(f"{model_id}/artifacts/MLmodel")).read_text()
     assert "intent" in text
     assert "gguf: package/model-q8_0.gguf" in text or "data: package/model-q8_0.gguf" in text
@@ -58,7 +66,9 @@ def test_metrics_of_a_version_name_the_test_split(name: str, tmp_path: Path) -> 
     with models.retrain_run("tiny") as run:
         models.log_snapshot(run.run_id, snapshot_in(tmp_path / "snapshot"))
         run.log_metrics({"gguf.exact_match": 0.9})
-        models.register_version(run.run_id, make_package(tmp_path / "p"), model_name=name, verdict=True, tags={})
+        models.register_version(
+            run.run_id, make_package(tmp_path / "p"), model_name=name, verdict=True, tags={}, example="Leak at SG-402"
+        )
     client = connection().client
     model_id = client.get_model_version(name, "1").source.removeprefix("models:/")
     (metric,) = client.get_logged_model(model_id).metrics
@@ -89,10 +99,10 @@ def test_a_folder_that_is_no_package_is_not_registered(name: str, tmp_path: Path
     (package / "second.gguf").write_bytes(b"GGUF")
     write_checksums(package)
     with models.retrain_run("tiny") as run, pytest.raises(UsageError, match="holds 2 GGUF files"):
-        models.register_version(run.run_id, package, model_name=name, verdict=True, tags={})
+        models.register_version(run.run_id, package, model_name=name, verdict=True, tags={}, example="Leak at SG-402")
     (package / "second.gguf").write_bytes(b"GGUF changed")
     with models.retrain_run("tiny") as run, pytest.raises(UsageError, match=r"second.gguf has changed"):
-        models.register_version(run.run_id, package, model_name=name, verdict=True, tags={})
+        models.register_version(run.run_id, package, model_name=name, verdict=True, tags={}, example="Leak at SG-402")
     assert models.find(name, "challenger") is None
 
 
