@@ -78,7 +78,7 @@ def evaluate(
 ) -> None:
     """Ask a model every command of a file, greedily, and score the answers."""
     from flows.cli.console import console, metric_table
-    from flows.cli.evaluation import evaluation_of
+    from flows.cli.evaluation import Asked, evaluation_of
     from tasks.evaluation.report import write_report
 
     require_all_writable(json_path, html_path)
