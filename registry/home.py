@@ -70,6 +70,11 @@ class Home:
         return self.path / "mlartifacts"
 
     @property
+    def feedback(self) -> Path:
+        """Answers that people corrected on the gateway's page, a JSON object a line."""
+        return self.path / "feedback.jsonl"
+
+    @property
     def prefect(self) -> Path:
         """Prefect's own state where neither server nor PREFECT_HOME is named."""
         return self.path / "prefect"

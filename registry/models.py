@@ -35,7 +35,9 @@ __all__ = [
     "connect",
     "download",
     "find",
+    "local_model",
     "log_snapshot",
+    "named_version",
     "note_promotion_by_hand",
     "promote",
     "register_version",
@@ -136,16 +138,26 @@ def note_promotion_by_hand(model_name: str) -> None:
     _note(model_name, "by hand", champion, before)
 
 
+def named_version(model: str, home: Home) -> RegisteredVersion | None:
+    """The version that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` names now; None for any other model.
+
+    Raises as :func:`local_model` does.
+    """
+    if not model.startswith(_PREFIX):
+        return None
+    name, _, wanted = model.removeprefix(_PREFIX).replace("@", "/").partition("/")
+    if not name or not wanted:
+        raise UsageError(f"{model!r} is no model of the registry; write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    connect(home.path)
+    return resolve(name, wanted)
+
+
 def local_model(model: str, home: Home) -> str:
     """``model``, where it is ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` the folder of its package.
 
     Raises UsageError for a model of the registry that there is not, ServiceUnavailable where MLflow does not answer.
     """
-    if not model.startswith(_PREFIX):
+    version = named_version(model, home)
+    if version is None:
         return model
-    name, _, wanted = model.removeprefix(_PREFIX).replace("@", "/").partition("/")
-    if not name or not wanted:
-        raise UsageError(f"{model!r} is no model of the registry; write models:/NAME@ALIAS or models:/NAME/VERSION.")
-    connect(home.path)
-    version = resolve(name, wanted)
     return str(download(version, home.package(version.name, version.version)))

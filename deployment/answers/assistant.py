@@ -11,9 +11,11 @@ from typing import Self
 from deployment.answers.answer import Answer
 from deployment.answers.schema import shortened
 from deployment.packages.found import find_model
-from deployment.runtimes.decoding import AnswerLimits, Mode
+from deployment.runtimes.decoding import ANSWER_SECONDS, AnswerLimits, Mode
+from deployment.runtimes.llama_server import LlamaServer
 from deployment.runtimes.opened import open_served
 from registry.cores import usable_cores
+from registry.records import LabelSet
 
 
 class Assistant:
@@ -22,7 +24,8 @@ class Assistant:
     ``model`` is a package's folder, a ``.gguf`` file, ``ollama:NAME`` or the address of a llama-server or of any
     OpenAI-compatible server. ``decoding`` is "grounded", "schema" or "free"; None takes
     "grounded" where the model's labels are known, from its package or ``labels``, and "free" elsewhere. A file
-    answers ``parallel`` commands at a time on ``threads`` cores, 0 for all. An instance may be shared by threads.
+    answers ``parallel`` commands at a time on ``threads`` cores, 0 for all. An answer is given up after
+    ``answer_seconds``. An instance may be shared by threads.
 
     Raises UsageError for a model that cannot be used, ServiceUnavailable for a server that is out of reach; both are
     a :class:`GemmillError`. A command that gets no answer raises nothing: its answer has a ``failure``.
@@ -36,6 +39,7 @@ class Assistant:
         labels: str | PathLike[str] | None = None,
         threads: int = 0,
         parallel: int = 1,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._found = find_model(str(model), labels=Path(labels) if labels else None)
         if decoding is None:
@@ -52,8 +56,24 @@ class Assistant:
                 context=limits.num_ctx,
                 max_new_tokens=limits.num_predict,
                 decoding=self._found.decoding(self.decoding),
+                answer_seconds=answer_seconds,
             )
         )
+
+    @property
+    def labels(self) -> LabelSet | None:
+        """Intents and entity types of the model, where they are known."""
+        return self._found.labels
+
+    @property
+    def pid(self) -> int | None:
+        """Of the model's process; None for a model that a server holds."""
+        return self._runtime.pid if isinstance(self._runtime, LlamaServer) else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the model's process runs; that of a server is not looked at."""
+        return not isinstance(self._runtime, LlamaServer) or self._runtime.alive
 
     def close(self) -> None:
         """End the model's process, or the connection to its server."""

@@ -14,6 +14,7 @@ from registry.errors import UsageError
 # the likeliest token alone is greedy at any temperature. Ollama's own penalty of 1.1 punishes JSON for its quotes.
 GREEDY = {"temperature": 0, "top_k": 1, "repeat_penalty": 1}
 MINIMUM_CONTEXT = 1024  # tokens; 18 MB of memory on the 270M
+ANSWER_SECONDS = 600.0  # that an answer may take at the most
 _ROOM = 2  # what devices are told may be twice as long as the longest command that was collected, and so its answer
 _STEP = 256  # llama.cpp rounds a context up to a multiple
 SHOWN = 40  # characters of a command

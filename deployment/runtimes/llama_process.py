@@ -53,6 +53,10 @@ class LlamaProcess:
     def pid(self) -> int:
         return self._child.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
     def log(self) -> str:
         """What llama.cpp has said."""
         return read_at(self._log.fileno(), _LOG_BYTES, 0).decode(errors="replace")

@@ -20,12 +20,11 @@ import httpx
 
 from deployment.prompts.prompt import Message, Prompt
 from deployment.prompts.turns import Turns
-from deployment.runtimes.decoding import FREE, AnswerLimits, Decoding
+from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, AnswerLimits, Decoding
 from deployment.runtimes.llama_process import LlamaProcess
 from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import ServiceUnavailable, UsageError
 
-_REQUEST_TIMEOUT = 600.0  # seconds for one answer
 _TEXTS_PER_REQUEST = 500
 _CERTAIN = 1e6  # added to a logit: far above any other
 _EVENT = "data: "
@@ -60,6 +59,7 @@ class LlamaServer:
         decoding: Decoding = FREE,
         parameters: Mapping[str, Any] = MappingProxyType({}),
         adapter: Path | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         for path in (gguf, adapter):
             if path and not path.is_file():
@@ -72,6 +72,7 @@ class LlamaServer:
         self._decoding = decoding
         self._parameters = parameters
         self._adapter = adapter
+        self._answer_seconds = answer_seconds
 
     def __enter__(self) -> Self:
         options = {
@@ -82,7 +83,7 @@ class LlamaServer:
             "parameters": dict(self._parameters),
         }
         self._process = LlamaProcess(self._gguf, options)
-        self._client = httpx.Client(base_url=self._process.address, timeout=_REQUEST_TIMEOUT, trust_env=False)
+        self._client = httpx.Client(base_url=self._process.address, timeout=self._answer_seconds, trust_env=False)
         return self
 
     def __exit__(
@@ -95,6 +96,11 @@ class LlamaServer:
     def pid(self) -> int:
         """Of the child."""
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child runs."""
+        return self._process.alive
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
         """Greedy answers, as many at a time as there are slots."""

@@ -16,7 +16,8 @@ from registry.errors import NoAnswer, ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
 
 _KEY = "OPENAI_API_KEY"
-_SECONDS = httpx.Timeout(300.0, connect=5.0)  # an edge device may have to load the model first
+_SECONDS = 300.0  # for one answer; an edge device may have to load the model first
+_CONNECT_SECONDS = 5.0
 _SAID = 200  # characters of what a server says
 _LISTED = 10  # models
 _VERSION = re.compile(r"/v\d+(?:beta)?(?=/|$)")
@@ -77,7 +78,7 @@ class OpenAiClient:
     refuses the request.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, seconds: float = _SECONDS) -> None:
         try:
             given = httpx.URL(url)
             host = given.host
@@ -86,6 +87,7 @@ class OpenAiClient:
         if not host:
             raise UsageError(f"MODEL {url!r} names no host; write http://HOST:PORT.")
         self._wanted = given.fragment
+        self._seconds = min(_SECONDS, seconds)
         self._url = given.copy_with(fragment=None)
         self.address = masked(str(self._url)).rstrip("/")
         path = given.path.rstrip("/")
@@ -94,7 +96,7 @@ class OpenAiClient:
         self._api = path if version else f"{path}/v1"
         self._key = "" if given.userinfo else _api_key()
         self._client = httpx.Client(
-            timeout=_SECONDS,
+            timeout=httpx.Timeout(self._seconds, connect=_CONNECT_SECONDS),
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             trust_env=not is_this_machine(host),  # which no proxy can reach
         )
@@ -145,7 +147,7 @@ class OpenAiClient:
             ) from error
         except httpx.TimeoutException as error:
             raise ServiceUnavailable(
-                f"{self.address} did not answer within {_SECONDS.read:.0f} s; see its log, then try again."
+                f"{self.address} did not answer within {self._seconds:.0f} s; see its log, then try again."
             ) from error
         except httpx.HTTPError as error:
             said = f"{type(error).__name__}: {error}".strip(": ")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deployment.prompts.prompt import Prompt
-from deployment.runtimes.decoding import FREE, MINIMUM_CONTEXT, Decoding
+from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, MINIMUM_CONTEXT, Decoding
 from deployment.runtimes.llama_server import LlamaServer
 from deployment.runtimes.prediction import Served
 from deployment.runtimes.servers import OllamaRuntime, OpenAiRuntime
@@ -19,19 +19,21 @@ def open_served(
     threads: int = 1,
     context: int = MINIMUM_CONTEXT,
     decoding: Decoding = FREE,
+    answer_seconds: float = ANSWER_SECONDS,
 ) -> Served:
     """The runtime for a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``, any OpenAI-compatible server.
 
     ``parallel`` answers are made at a time, held to ``decoding``. ``prompt``, ``threads`` and ``context``, the tokens
-    that prompt and answer may take together, are for files, since servers bring their own. Raises UsageError for
-    anything else.
+    that prompt and answer may take together, are for files, since servers bring their own. An answer is given up after
+    ``answer_seconds``, or a server's own bound where that is less. Raises UsageError for anything else.
     """
     if spec.startswith(("http://", "https://")):
-        return OpenAiRuntime(spec, parallel=parallel, decoding=decoding)
+        return OpenAiRuntime(spec, parallel=parallel, decoding=decoding, answer_seconds=answer_seconds)
     if spec.startswith("ollama:"):
         if spec == "ollama:":
             raise UsageError("MODEL 'ollama:' names no model; write ollama:NAME.")
-        return OllamaRuntime(spec.removeprefix("ollama:"), parallel=parallel, decoding=decoding)
+        name = spec.removeprefix("ollama:")
+        return OllamaRuntime(name, parallel=parallel, decoding=decoding, answer_seconds=answer_seconds)
     path = Path(spec)
     if path.suffix != ".gguf":
         fault = "is a folder, but no package" if path.is_dir() else "is neither a folder nor a .gguf file"
@@ -47,4 +49,5 @@ def open_served(
         context=context,
         max_new_tokens=max_new_tokens,
         decoding=decoding,
+        answer_seconds=answer_seconds,
     )

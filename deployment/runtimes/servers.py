@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from deployment.prompts.turns import as_plain_text
-from deployment.runtimes.decoding import FREE, GREEDY, Decoding
+from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, GREEDY, Decoding
 from deployment.runtimes.ollama import OllamaClient
 from deployment.runtimes.openai import OpenAiClient
 from deployment.runtimes.prediction import Prediction, answer_concurrently
@@ -24,10 +24,18 @@ class OllamaRuntime:
     ``host`` None means ``OLLAMA_HOST`` or the local default. Raises as :class:`OllamaClient` does.
     """
 
-    def __init__(self, name: str, *, host: str | None = None, parallel: int = 1, decoding: Decoding = FREE) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: str | None = None,
+        parallel: int = 1,
+        decoding: Decoding = FREE,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         self._name = name
         self._decoding = decoding
-        self._client = OllamaClient(host, timeout=_TIMEOUT)
+        self._client = OllamaClient(host, timeout=min(_TIMEOUT, answer_seconds))
         self._parallel = parallel
 
     def __enter__(self) -> Self:
@@ -70,8 +78,10 @@ class OpenAiRuntime:
     server a JSON Schema; an answer that the model did not end itself is none.
     """
 
-    def __init__(self, url: str, *, parallel: int = 1, decoding: Decoding = FREE) -> None:
-        self._client = OpenAiClient(url)
+    def __init__(
+        self, url: str, *, parallel: int = 1, decoding: Decoding = FREE, answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
+        self._client = OpenAiClient(url, seconds=answer_seconds)
         self._parallel = parallel
         self._decoding = decoding
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import answers, data, models, versions
+from flows.cli import answers, data, models, serving, versions
 from flows.cli.options import (
     HomeOption,
     LabelsOption,
@@ -92,7 +92,7 @@ def retrain(
     print_retrain(result, home)
 
 
-for _commands in (data, versions, models, answers):  # in the order of --help
+for _commands in (data, versions, models, answers, serving):  # in the order of --help
     app.add_typer(_commands.app)
 
 

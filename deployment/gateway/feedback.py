@@ -1,0 +1,48 @@
+"""Corrected answers, kept as lines of a file that its owner alone can read."""
+
+import json
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from deployment.gateway.bodies import COMMAND, Command
+from registry.records import Response
+
+_WRITING = threading.Lock()
+
+
+class Correction(BaseModel):
+    """What a person says the answer to a command should be, and what the model had said."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"command": COMMAND, "response": {"intent": "report_issue", "entities": {"asset_id": "P-7"}}}]
+        },
+    )
+
+    command: Command
+    response: Response
+    answer: Response | None = None
+
+    def append_to(self, path: Path) -> None:
+        """Add the correction, with the time, as a line of JSON that is there whole or not at all.
+
+        Raises OSError where it cannot be written.
+        """
+        said = self.model_dump(mode="json") | {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+        line = (json.dumps(said, ensure_ascii=False) + "\n").encode()
+        with _WRITING:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                before = os.fstat(descriptor).st_size
+                if os.write(descriptor, line) != len(line):  # the disk is full
+                    os.ftruncate(descriptor, before)
+                    raise OSError(f"{path} has no room for {len(line)} bytes")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
