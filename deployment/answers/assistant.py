@@ -18,13 +18,16 @@ from registry.cores import usable_cores
 from registry.records import LabelSet
 
 
+_SMALL = 32 << 20  # bytes of a file for which a second thread costs more than it saves, by far on a busy machine
+
+
 class Assistant:
     """Answers audit commands, from opening to ``close``, or in a ``with`` or ``async with`` block.
 
     ``model`` is a package's folder, a ``.gguf`` file, ``ollama:NAME`` or the address of a llama-server or of any
     OpenAI-compatible server. ``decoding`` is "grounded", "schema" or "free"; None takes
     "grounded" where the model's labels are known, from its package or ``labels``, and "free" elsewhere. A file
-    answers ``parallel`` commands at a time on ``threads`` cores, 0 for all. An answer is given up after
+    answers ``parallel`` commands at a time on ``threads`` cores, 0 for all that are of use. An answer is given up after
     ``answer_seconds``. An instance may be shared by threads.
 
     Raises UsageError for a model that cannot be used, ServiceUnavailable for a server that is out of reach; both are
@@ -51,7 +54,7 @@ class Assistant:
             open_served(
                 self._found.spec,
                 prompt=self._found.prompt,
-                threads=threads or usable_cores(),
+                threads=threads or _threads(self._found.spec),
                 parallel=parallel,
                 context=limits.num_ctx,
                 max_new_tokens=limits.num_predict,
@@ -139,3 +142,8 @@ class Assistant:
         if self.decoding != Mode.GROUNDED or self._found.spec.endswith(".gguf") or self._found.rules is None:
             return None
         return shortened(command, self._found.rules)
+
+
+def _threads(spec: str) -> int:
+    file = Path(spec)
+    return 1 if file.is_file() and file.stat().st_size < _SMALL else usable_cores()

@@ -183,7 +183,9 @@ def next_steps(model_name: str, version: int, home: Path | None) -> list[str]:
     """What to type after a candidate has passed: lines for a shell, ``home`` as it was given."""
     options = [] if model_name == MODEL_NAME else ["--model-name", model_name]
     options += ["--home", str(home)] if home else []
+    ask = ["gemmill", "ask", f"models:/{model_name}/{version}", *(["--home", str(home)] if home else [])]
     commands = {
+        shlex.join(ask): "ask it here",
         shlex.join(["gemmill", "promote", str(version), *options]): "make it the champion (or set its alias in MLflow)",
         shlex.join(["gemmill", "deploy", *options]): "put the champion on the devices",
         shlex.join(["ollama", "run", model_name]): "ask it there",

@@ -29,10 +29,11 @@ def _summary(*gates: Gate, name: str = "plant-7", worst: tuple[Answer, ...] = ()
 @pytest.mark.parametrize("home", [None, Path("/plant/a b")])
 @pytest.mark.parametrize("name", ["gemma3-manufacturing", "plant-7"])
 def test_the_next_steps_work_as_pasted(name: str, home: Path | None) -> None:
-    promote, deploy, ask = (shlex.split(line, comments=True) for line in console.next_steps(name, 3, home))
+    try_out, promote, deploy, ask = (shlex.split(line, comments=True) for line in console.next_steps(name, 3, home))
     options = ([] if name == "gemma3-manufacturing" else ["--model-name", name]) + (
         ["--home", str(home)] if home else []
     )
+    assert try_out == ["gemmill", "ask", f"models:/{name}/3", *(["--home", str(home)] if home else [])]
     assert promote == ["gemmill", "promote", "3", *options]
     assert deploy == ["gemmill", "deploy", *options]
     assert ask == ["ollama", "run", name]
