@@ -46,8 +46,9 @@ class AuditAssistant(Assistant):
     ``model`` is a package's folder, a ``.gguf`` file, ``models:/NAME@ALIAS``, ``ollama:NAME`` or the address of a
     llama-server or of any OpenAI-compatible server. ``decoding`` is "grounded", "schema" or "free"; None takes
     "grounded" where the model's labels are known, from its package or ``labels``, and "free" elsewhere. A file answers
-    ``parallel`` commands at a time on ``threads`` cores, 0 for all that are of use. ``home`` is for models of the registry: the folder
-    of a gemmill home, else ``GEMMILL_HOME``, else ``.gemmill``. An instance may be shared by threads.
+    ``parallel`` commands at a time on ``threads`` cores, 0 for all that are of use. ``home`` is for models of the
+    registry: the folder of a gemmill home, else ``GEMMILL_HOME``, else ``.gemmill``. An instance may be shared by
+    threads.
 
     Raises UsageError for a model that cannot be used, ServiceUnavailable for a server that is out of reach; both are
     a :class:`GemmillError`. A command that gets no answer raises nothing: its answer has a ``failure``.

@@ -17,7 +17,6 @@ from deployment.runtimes.opened import open_served
 from registry.cores import usable_cores
 from registry.records import LabelSet
 
-
 _SMALL = 32 << 20  # bytes of a file for which a second thread costs more than it saves, by far on a busy machine
 
 
