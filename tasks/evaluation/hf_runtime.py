@@ -13,6 +13,7 @@ from torch import Tensor
 from deployment.prompts.prompt import Prompt, encode_prompt, require_turns
 from deployment.runtimes.decoding import MINIMUM_CONTEXT, AnswerLimits
 from deployment.runtimes.prediction import Prediction, answers_progress
+from registry.errors import UsageError
 from tasks.checkpoints.loading import load_tokenizer, load_with_adapter
 
 
@@ -38,6 +39,7 @@ class HuggingFaceRuntime:
 
     def __enter__(self) -> Self:
         self._model, self._tokenizer = load_model(self._model_dir)
+        self._require_finite()
         return self
 
     def __exit__(
@@ -55,6 +57,20 @@ class HuggingFaceRuntime:
             limits=self._limits,
             batch_size=self._batch_size,
         )
+
+    @torch.inference_mode()
+    def _require_finite(self) -> None:
+        """Raise UsageError for a model whose weights, or what it makes of a prompt, are not all numbers."""
+        for name, weight in self._model.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise UsageError(
+                    f"{name} of {self._model_dir} holds NaN or infinity; see gemmill inspect, and train or fetch it anew."
+                )
+        ids = torch.tensor([encode_prompt(self._tokenizer, self._prompt, "")], device=self._model.device)
+        if not torch.isfinite(self._model(input_ids=ids).logits).all():
+            raise UsageError(
+                f"{self._model_dir} computes NaN or infinity from finite weights; see gemmill inspect for its norms."
+            )
 
 
 def load_model(folder: Path) -> tuple[Any, Any]:

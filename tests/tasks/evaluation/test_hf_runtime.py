@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from deployment.prompts.prompt import Prompt, encode_prompt
 from deployment.runtimes.prediction import Prediction
@@ -113,3 +114,14 @@ def test_a_pickled_adapter_is_refused(tmp_path: Path):
     (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(UsageError, match=r"adapter_model\.safetensors"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "holds NaN"), (3e38, "computes NaN")])
+def test_a_model_that_does_not_compute_is_not_scored(learnt_model_dir: Path, tmp_path: Path, value: float, said: str):
+    folder = shutil.copytree(learnt_model_dir, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.0.mlp.down_proj.weight"))
+    weights[name] = torch.full_like(weights[name], value)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=said), HuggingFaceRuntime(folder, prompt=Prompt()):
+        pass
