@@ -64,7 +64,7 @@ class HuggingFaceRuntime:
         for name, weight in self._model.named_parameters():
             if not torch.isfinite(weight).all():
                 raise UsageError(
-                    f"{name} of {self._model_dir} holds NaN or infinity; see gemmill inspect, and train or fetch it anew."
+                    f"{name} of {self._model_dir} holds NaN or infinity; see gemmill inspect, then train it anew."
                 )
         ids = torch.tensor([encode_prompt(self._tokenizer, self._prompt, "")], device=self._model.device)
         if not torch.isfinite(self._model(input_ids=ids).logits).all():
