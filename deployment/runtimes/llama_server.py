@@ -21,13 +21,14 @@ import httpx
 from deployment.prompts.prompt import Message, Prompt
 from deployment.prompts.turns import Turns
 from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, AnswerLimits, Decoding
+from deployment.runtimes.lines import lines_of
 from deployment.runtimes.llama_process import LlamaProcess
 from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import ServiceUnavailable, UsageError
 
 _TEXTS_PER_REQUEST = 500
 _CERTAIN = 1e6  # added to a logit: far above any other
-_EVENT = "data: "
+_EVENT = b"data: "
 # Explicit, since a GGUF may carry sampling defaults of its own; no prompt cache, so that an answer depends on
 # nothing that was asked before.
 _GREEDY = {"temperature": 0.0, "samplers": ["temperature"], "cache_prompt": False}
@@ -174,7 +175,7 @@ class LlamaServer:
             if response.is_error:
                 response.read()
                 self._refuse(response)
-            for line in response.iter_lines():
+            for line in lines_of(response):
                 if not line.startswith(_EVENT):
                     continue
                 event = json.loads(line.removeprefix(_EVENT))

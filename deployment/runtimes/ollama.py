@@ -4,6 +4,7 @@ What answers at an address can be anything: a proxy's page, another service, an 
 granted, so that one device never ends the work on others.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ import ollama
 
 from deployment.packages.modelfile import Modelfile
 from deployment.runtimes.decoding import SHOWN, AnswerLimits
+from deployment.runtimes.lines import lines_of
 from registry.errors import NoAnswer, ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
 
@@ -122,26 +124,41 @@ class OllamaClient:
 
         With ``schema``, the answer keeps to that JSON Schema.
         """
-        asked: dict[str, Any] = {"model": name, "prompt": command, "options": dict(options), "stream": False}
-        if schema is not None:
-            asked["format"] = schema
-        with self._errors(name):
-            try:
-                # the ollama package knows neither of the two
-                answer = self._client._request_raw(
-                    "POST", "/api/generate", json={**asked, "truncate": False, "shift": False}
-                )
-            except ollama.ResponseError as error:
-                if error.status_code == httpx.codes.BAD_REQUEST and (found := _TOO_LONG.search(error.error)):
-                    limits = AnswerLimits(num_ctx=int(found[2]), num_predict=options.get("num_predict", 0))
-                    raise NoAnswer(limits.refusal(command, int(found[1]))) from error
-                raise
+        body = {**_asked(name, command, options, schema), "stream": False}
+        with self._errors(name), _length_refused(command, options):
+            answer = self._client._request_raw("POST", "/api/generate", json=body)
             reply = ollama.GenerateResponse.model_validate(answer.json())
         if not reply.done:
-            raise NoAnswer(
-                f"Ollama at {self.address} broke off its answer to {command[:SHOWN]!r}, as after 30 equal tokens."
-            )
+            raise self._broken_off(command)
         return reply
+
+    def generate_parts(
+        self, name: str, command: str, options: Mapping[str, Any], schema: Mapping[str, Any] | None = None
+    ) -> Iterator[ollama.GenerateResponse]:
+        """The parts of :meth:`generate`'s answer as they come; the last one is ``done``."""
+        body = {**_asked(name, command, options, schema), "stream": True}
+        with (
+            self._errors(name),
+            _length_refused(command, options),
+            self._client._client.stream("POST", "/api/generate", json=body) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise ollama.ResponseError(response.text, response.status_code)
+            for line in lines_of(response):
+                told = json.loads(line)
+                if error := told.get("error"):  # that the status of a stream came too early for
+                    raise ollama.ResponseError(error, httpx.codes.INTERNAL_SERVER_ERROR)
+                part = ollama.GenerateResponse.model_validate(told)
+                yield part
+                if part.done:
+                    return
+        raise self._broken_off(command)
+
+    def _broken_off(self, command: str) -> NoAnswer:
+        return NoAnswer(
+            f"Ollama at {self.address} broke off its answer to {command[:SHOWN]!r}, as after 30 equal tokens."
+        )
 
     def copy(self, name: str, to: str) -> None:
         with self._errors():
@@ -177,6 +194,24 @@ class OllamaClient:
             raise ServiceUnavailable(
                 f"{self.address} does not answer as Ollama does; is another service there, or a proxy before it?"
             ) from error
+
+
+def _asked(name: str, command: str, options: Mapping[str, Any], schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    # the ollama package knows neither truncate nor shift
+    asked = {"model": name, "prompt": command, "options": dict(options), "truncate": False, "shift": False}
+    return asked if schema is None else {**asked, "format": schema}
+
+
+@contextmanager
+def _length_refused(command: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Turn the refusal of a command that is too long into a NoAnswer."""
+    try:
+        yield
+    except ollama.ResponseError as error:
+        if error.status_code == httpx.codes.BAD_REQUEST and (found := _TOO_LONG.search(error.error)):
+            limits = AnswerLimits(num_ctx=int(found[2]), num_predict=options.get("num_predict", 0))
+            raise NoAnswer(limits.refusal(command, int(found[1]))) from error
+        raise
 
 
 def _text(value: object) -> str:

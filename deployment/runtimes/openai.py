@@ -4,7 +4,8 @@ sentence that names the server."""
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import httpx
 from pydantic import BaseModel, Field, ValidationError
 
 from deployment.runtimes.decoding import SHOWN
+from deployment.runtimes.lines import lines_of
 from registry.errors import NoAnswer, ServiceUnavailable, UsageError
 from registry.urls import is_this_machine, masked
 
@@ -20,6 +22,7 @@ _SECONDS = 300.0  # for one answer; an edge device may have to load the model fi
 _CONNECT_SECONDS = 5.0
 _SAID = 200  # characters of what a server says
 _LISTED = 10  # models
+_STREAM, _EVENT, _LAST_EVENT = "text/event-stream", b"data:", b"[DONE]"
 _VERSION = re.compile(r"/v\d+(?:beta)?(?=/|$)")
 _TAG = re.compile(r"<[^>]*>")
 # llama.cpp, vLLM, SGLang and OpenAI name the context, TGI the number of tokens.
@@ -55,6 +58,18 @@ class Completion(BaseModel):
     def tokens(self) -> int:
         """How many were generated; 0 where the server does not say."""
         return (self.usage and self.usage.completion_tokens) or 0
+
+
+class _Delta(BaseModel):
+    delta: _Message = Field(default_factory=_Message)
+    finish_reason: str | None = None
+
+
+class _Chunk(BaseModel):
+    """What a server streams of a chat; the one with the usage has no choice."""
+
+    choices: list[_Delta]
+    usage: _Usage | None = None
 
 
 class _Model(BaseModel):
@@ -123,24 +138,65 @@ class OpenAiClient:
         response = self._request("GET", f"{self._root}/props")
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:  # as llama-server says while it loads the model
             self._require_success(response)
-        return response.status_code == HTTPStatus.OK and "default_generation_settings" in _object(response)
+        return response.status_code == HTTPStatus.OK and "default_generation_settings" in _object(response.content)
 
     def complete(self, model: str, command: str, fields: Mapping[str, Any]) -> Completion:
         """The answer to ``command`` as the one message of a user. Raises NoAnswer where it is too long."""
-        body = {"model": model, "messages": [{"role": "user", "content": command}], **fields}
-        response = self._request("POST", f"{self._api}/chat/completions", body)
+        response = self._request("POST", f"{self._api}/chat/completions", _chat(model, command, fields))
+        self._require_answer(response, command)
+        return self._read(Completion, response)
+
+    def complete_parts(self, model: str, command: str, fields: Mapping[str, Any]) -> Iterator[str | Completion]:
+        """The parts of the text of :meth:`complete`'s answer as they come, and the answer at the end.
+
+        A server that does not stream gives the answer alone.
+        """
+        body = {**_chat(model, command, fields), "stream": True, "stream_options": {"include_usage": True}}
+        url = self._url.copy_with(path=f"{self._api}/chat/completions")
+        with self._errors(), self._client.stream("POST", url, json=body) as response:
+            if response.status_code != HTTPStatus.OK or _STREAM not in response.headers.get("content-type", ""):
+                response.read()
+                self._require_answer(response, command)
+                yield self._read(Completion, response)
+                return
+            text, reason, usage = "", None, None
+            for line in lines_of(response):
+                if not line.startswith(_EVENT) or (event := line.removeprefix(_EVENT).strip()) == _LAST_EVENT:
+                    continue
+                chunk = self._chunk(event)
+                usage = chunk.usage or usage
+                for choice in chunk.choices[:1]:
+                    reason = choice.finish_reason or reason
+                    if part := choice.delta.content:
+                        text += part
+                        yield part
+        yield Completion(choices=[Choice(message=_Message(content=text), finish_reason=reason)], usage=usage)
+
+    def _chunk(self, event: bytes) -> _Chunk:
+        try:
+            return _Chunk.model_validate_json(event)
+        except ValidationError as error:
+            raise ServiceUnavailable(
+                f"{self.address} broke off its answer, it says: {self._said(event)}; see its log, then try again."
+            ) from error
+
+    def _require_answer(self, response: httpx.Response, command: str) -> None:
         if response.status_code in _LENGTH_REFUSED and _TOO_LONG.search(response.text):
             shown = command if len(command) <= SHOWN else f"{command[:SHOWN]}…"
             raise NoAnswer(
-                f"The command {shown!r} is too long, the server says: {self._said(response)}; shorten it or raise the "
-                "server's context."
+                f"The command {shown!r} is too long, the server says: {self._said(response.content)}; shorten it or "
+                "raise the server's context."
             )
         self._require_success(response)
-        return self._read(Completion, response)
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
-        try:
+        with self._errors():
             return self._client.request(method, self._url.copy_with(path=path), json=body)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except (httpx.ConnectError, httpx.ConnectTimeout, UnicodeError) as error:  # the last of a host like a..b
             raise ServiceUnavailable(
                 f"No server answers at {self.address}; start llama-server or another OpenAI-compatible one there."
@@ -159,7 +215,9 @@ class OpenAiClient:
         status, request = response.status_code, response.request
         if status == HTTPStatus.OK:
             return
-        fault = f"{self.address} answered {status} to {request.method} {request.url.path}: {self._said(response)}"
+        fault = (
+            f"{self.address} answered {status} to {request.method} {request.url.path}: {self._said(response.content)}"
+        )
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise UsageError(f"{fault}; set {_KEY} to a key of that server, or write user:password@ before its host.")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY:
@@ -173,19 +231,25 @@ class OpenAiClient:
             return kind.model_validate_json(response.content)
         except ValidationError as error:
             raise ServiceUnavailable(
-                f"{self.address} does not answer as an OpenAI-compatible server does, it says: {self._said(response)}; "
-                "is another service there, or a proxy before it?"
+                f"{self.address} does not answer as an OpenAI-compatible server does, it says: "
+                f"{self._said(response.content)}; is another service there, or a proxy before it?"
             ) from error
 
-    def _said(self, response: httpx.Response) -> str:
+    def _said(self, content: bytes) -> str:
         """What the server says in one line: the message of an error, or a page's text."""
-        answer = _object(response)
+        answer = _object(content)
         error = answer.get("error", answer)
         message = error.get("message") if isinstance(error, dict) else error
-        text = " ".join(_TAG.sub(" ", message if isinstance(message, str) else response.text).split())
+        text = " ".join(
+            _TAG.sub(" ", message if isinstance(message, str) else content.decode(errors="replace")).split()
+        )
         if self._key:
             text = text.replace(self._key, "***")
         return text[:_SAID].rstrip(".") or "nothing"
+
+
+def _chat(model: str, command: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": command}], **fields}
 
 
 def _api_key() -> str:
@@ -195,10 +259,10 @@ def _api_key() -> str:
     return key
 
 
-def _object(response: httpx.Response) -> dict[str, Any]:
+def _object(content: bytes) -> dict[str, Any]:
     """The JSON object of a response, empty where it is something else."""
     try:
-        found = json.loads(response.content)
+        found = json.loads(content)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

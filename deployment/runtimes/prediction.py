@@ -44,7 +44,7 @@ class Served(Runtime, Protocol):
     """A runtime that gives an answer as it comes, too."""
 
     def stream(self, command: str) -> Iterator[str | Prediction]:
-        """The parts of the answer's text, and the prediction at the end; a server may give it whole."""
+        """The parts of the answer's text, and the prediction at the end; a server may give that alone."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 from deployment.prompts.turns import as_plain_text
 from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, GREEDY, Decoding
 from deployment.runtimes.ollama import OllamaClient
-from deployment.runtimes.openai import OpenAiClient
+from deployment.runtimes.openai import Completion, OpenAiClient
 from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import NoAnswer
 
@@ -53,22 +53,33 @@ class OllamaRuntime:
         )
 
     def stream(self, command: str) -> Iterator[str | Prediction]:
-        """The answer, whole."""
-        yield self._answer_one(command)
+        """The parts of the answer's text as they come, and the prediction at the end."""
+        started, text = time.perf_counter(), ""
+        try:
+            for part in self._client.generate_parts(*self._asked(command)):
+                text += part.response or ""
+                if part.done:
+                    yield self._prediction(text, part.eval_count, started)
+                elif part.response:
+                    yield part.response
+        except NoAnswer as error:
+            yield _no_answer(error, started)
 
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
+        try:
+            reply = self._client.generate(*self._asked(command))
+        except NoAnswer as error:
+            return _no_answer(error, started)
+        return self._prediction(reply.response or "", reply.eval_count, started)
+
+    def _asked(self, command: str) -> tuple[str, str, Mapping[str, Any], Mapping[str, Any] | None]:
         schema = self._decoding.json_schema(command)
         options = _GREEDY if schema is None else {**_GREEDY, "num_predict": _NO_BOUND}
-        try:
-            reply = self._client.generate(self._name, as_plain_text(command), options, schema)
-        except NoAnswer as error:
-            return Prediction(text="", tokens=0, seconds=time.perf_counter() - started, failure=str(error))
-        return Prediction(
-            text=self._decoding.finished(reply.response or ""),
-            tokens=reply.eval_count or 0,
-            seconds=time.perf_counter() - started,
-        )
+        return self._name, as_plain_text(command), options, schema
+
+    def _prediction(self, text: str, tokens: int | None, started: float) -> Prediction:
+        return Prediction(text=self._decoding.finished(text), tokens=tokens or 0, seconds=time.perf_counter() - started)
 
 
 class OpenAiRuntime:
@@ -106,15 +117,26 @@ class OpenAiRuntime:
         )
 
     def stream(self, command: str) -> Iterator[str | Prediction]:
-        """The answer, whole."""
-        yield self._answer_one(command)
+        """The parts of the answer's text as they come, and the prediction at the end."""
+        started = time.perf_counter()
+        try:
+            for part in self._client.complete_parts(*self._asked(command)):
+                yield part if isinstance(part, str) else self._prediction(part, started)
+        except NoAnswer as error:
+            yield _no_answer(error, started)
 
     def _answer_one(self, command: str) -> Prediction:
         started = time.perf_counter()
         try:
-            reply = self._client.complete(self._model, as_plain_text(command), self._fields(command))
+            reply = self._client.complete(*self._asked(command))
         except NoAnswer as error:
-            return Prediction(text="", tokens=0, seconds=time.perf_counter() - started, failure=str(error))
+            return _no_answer(error, started)
+        return self._prediction(reply, started)
+
+    def _asked(self, command: str) -> tuple[str, str, Mapping[str, Any]]:
+        return self._model, as_plain_text(command), self._fields(command)
+
+    def _prediction(self, reply: Completion, started: float) -> Prediction:
         choice, tokens = reply.choices[0], reply.tokens
         failure = _not_ended(choice.finish_reason, tokens)
         return Prediction(
@@ -135,6 +157,10 @@ class OpenAiRuntime:
             **_GREEDY,
             "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
         }
+
+
+def _no_answer(error: NoAnswer, started: float) -> Prediction:
+    return Prediction(text="", tokens=0, seconds=time.perf_counter() - started, failure=str(error))
 
 
 def _not_ended(reason: str | None, tokens: int) -> str:

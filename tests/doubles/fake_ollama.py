@@ -6,7 +6,7 @@ does, it rewrites a file that it is given into llama.cpp's order.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from serving import serve
+from streamed import parts_of, send_stream
 
 from deployment.prompts.ollama_prompt import ollama_prompt
 from deployment.prompts.prompt import Message
@@ -48,6 +49,8 @@ class FakeOllama:
     told_digest: str | None = None  # makes /api/show lie
     rewrites: bool = True  # False: as before August 2026
     done: bool = True  # False: breaks each answer off
+    pause: Callable[[], object] = bool  # called after the first part of a stream
+    midway: str = ""  # the error that a stream ends with after its first part
     after_copy: Callable[[], None] | None = None
     faults: dict[str, tuple[int, str] | None] = field(default_factory=dict)  # status and body; None hangs up
 
@@ -99,13 +102,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(SHUT_RDWR)
             return
         status, content = self._answered(request)
+        if not isinstance(content, bytes):
+            send_stream(self, "application/x-ndjson", content)
+            return
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
-    def _answered(self, request: str) -> tuple[int, bytes]:
+    def _answered(self, request: str) -> tuple[int, bytes | Iterator[bytes]]:
         body = self._body()
         if fault := self.ollama.faults.get(request):
             status, answer = fault
@@ -114,7 +120,15 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = self._route(body)
         except Refused as refused:
             status, answer = refused.status, {"error": str(refused)}
+        if isinstance(answer, list):
+            return status, self._lines(answer)
         return status, b"" if self.command == "HEAD" or answer is None else json.dumps(answer).encode()
+
+    def _lines(self, parts: list[dict[str, Any]]) -> Iterator[bytes]:
+        for number, part in enumerate(parts):
+            if number == 1:
+                self.ollama.pause()
+            yield json.dumps(part, ensure_ascii=False).encode() + b"\n"
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -126,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             return b"".join(chunks)
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def _route(self, body: bytes) -> tuple[int, dict[str, Any] | None]:
+    def _route(self, body: bytes) -> tuple[int, dict[str, Any] | list[dict[str, Any]] | None]:
         ollama = self.ollama
         if self.path.startswith("/api/blobs/"):
             return self._blob(self.path.removeprefix("/api/blobs/"), body)
@@ -215,18 +229,19 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(400, f"{told}, try increasing it")
         return self.ollama.answer(prompt[-context:], options)
 
-    def _generate(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def _generate(self, request: dict[str, Any]) -> tuple[int, dict[str, Any] | list[dict[str, Any]]]:
         self.ollama.bodies.append(request)
         system = [{"role": "system", "content": request["system"]}] if request.get("system") else []
         messages = [*system, {"role": "user", "content": request["prompt"]}]
         text = self._answer(request, messages, request.get("options") or {})
-        return 200, {
-            "model": request["model"],
-            "response": text,
-            "done": self.ollama.done,
-            "eval_count": len(text),
-            "eval_duration": 10_000_000 * max(len(text), 1),
-        }
+        counts = {"eval_count": len(text), "eval_duration": 10_000_000 * max(len(text), 1)}
+        last = {"model": request["model"], "done": self.ollama.done, **counts}
+        if not request.get("stream", True):
+            return 200, {**last, "response": text}
+        parts = [{"model": request["model"], "response": part, "done": False} for part in parts_of(text)]
+        if self.ollama.midway:
+            return 200, [parts[0], {"error": self.ollama.midway}]
+        return 200, [*parts, {**last, "response": ""}] if self.ollama.done else parts
 
 
 def _full(name: str) -> str:

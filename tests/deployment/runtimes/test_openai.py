@@ -2,7 +2,9 @@ import base64
 import json
 import re
 import socket
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,10 +128,66 @@ def test_an_answer_that_the_model_did_not_end_is_none(reason: str | None, failur
     assert (found.text, found.failure) == ("", failure)
 
 
-def test_an_answer_streams_as_a_whole(fake: FakeOpenAi):
+def streamed(url: str, command: str, **options) -> list[str | Prediction]:
+    with OpenAiRuntime(url, **options) as runtime:
+        return list(runtime.stream(command))
+
+
+def without_times(item: object) -> Prediction:
+    assert isinstance(item, Prediction)
+    return replace(item, seconds=0.0, latency=None)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_llama_server_streams_what_it_answers(
+    mode: Mode, llama_server: str, plant_records: list[Record], plant_labels: LabelSet
+):
+    decoding = decoding_of(mode, plant_labels)
+    for record in plant_records:
+        *parts, last = streamed(llama_server, record.command, decoding=decoding)
+        [whole] = ask(llama_server, record.command, decoding=decoding)
+        assert len(parts) > 5
+        assert decoding.finished("".join(map(str, parts))) == whole.text
+        assert without_times(last) == without_times(whole)
+
+
+def test_a_command_that_is_too_long_for_a_llama_server_has_no_stream(llama_server: str):
+    [found] = streamed(llama_server, "check pump SG-9 " * 300)
+    assert without_times(found) == without_times(ask(llama_server, "check pump SG-9 " * 300)[0])
+    assert "is too long, the server says: " in without_times(found).failure
+
+
+def test_an_answer_is_streamed_as_it_comes(fake: FakeOpenAi):
+    shown = threading.Event()
+    fake.pause = lambda: shown.wait(30)
+    fake.answer = lambda command: "one\x85two\u2028three"
     with OpenAiRuntime(fake.address) as runtime:
-        [found] = runtime.stream("hello")
-    assert isinstance(found, Prediction) and found.text == "echo hello"
+        stream = runtime.stream("hello")
+        first = next(stream)
+        assert (first, shown.is_set()) == ("one\x85two", False)
+        shown.set()
+        *parts, last = stream
+    assert parts == ["\u2028three"]
+    assert without_times(last) == Prediction(text="one\x85two\u2028three", tokens=13, seconds=0.0)
+    assert (fake.bodies[0]["stream"], fake.bodies[0]["stream_options"]) == (True, {"include_usage": True})
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"streams": False}, {"tells_usage": False}, {"finish_reason": "length"}, {"finish_reason": None}]
+)
+@pytest.mark.parametrize("command", ["hello", "long" * 300])
+def test_a_stream_ends_with_what_the_answer_is(changed: dict[str, object], command: str, fake: FakeOpenAi):
+    vars(fake).update(changed)
+    assert without_times(streamed(fake.address, command)[-1]) == without_times(ask(fake.address, command)[0])
+
+
+def test_a_stream_that_breaks_says_why(fake: FakeOpenAi):
+    fake.midway = "out of memory"
+    with OpenAiRuntime(fake.address) as runtime:
+        stream = runtime.stream("hello there")
+        assert next(stream) == "echo he"
+        with pytest.raises(ServiceUnavailable, match=rf"^{fake.address} broke off its answer, it says: out of memory;"):
+            next(stream)
 
 
 def test_a_server_that_counts_no_tokens_is_scored(fake: FakeOpenAi):
@@ -249,10 +307,11 @@ def test_a_server_that_fails_is_named_in_one_sentence(
     asked: str, status: int, body: str, kind: type[Exception], said: str, fake: FakeOpenAi
 ):
     fake.faults[asked] = (status, body)
-    with pytest.raises(kind, match=said) as caught:
-        ask(fake.address, "hello")
-    assert str(caught.value).startswith(fake.address)
-    assert "\n" not in str(caught.value)
+    for way in (ask, streamed):
+        with pytest.raises(kind, match=said) as caught:
+            way(fake.address, "hello")
+        assert str(caught.value).startswith(fake.address)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("body", ["{}", '{"error": "Unexpected endpoint. Returning 200 anyway"}', "<html>", "[]"])

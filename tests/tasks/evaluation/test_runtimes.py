@@ -1,4 +1,6 @@
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from deployment.answers.policy import decoding_of
 from deployment.prompts.prompt import Prompt
 from deployment.runtimes.decoding import Mode
 from deployment.runtimes.llama_server import LlamaServer
+from deployment.runtimes.prediction import Prediction
 from deployment.runtimes.servers import OllamaRuntime
 from registry.errors import ServiceUnavailable, UsageError
 from registry.records import LabelSet, Record, answer_text, parse_answer
@@ -66,6 +69,59 @@ def test_an_answer_that_ollama_breaks_off_is_none(fake: FakeOllama):
         [found] = runtime.answer(["hello"])
     assert found.text == ""
     assert "broke off its answer to 'hello'" in found.failure
+
+
+def streamed(host: str, command: str) -> list[str | Prediction]:
+    with OllamaRuntime("gemma3-manufacturing", host=host) as runtime:
+        return list(runtime.stream(command))
+
+
+def without_times(item: object) -> Prediction:
+    assert isinstance(item, Prediction)
+    return replace(item, seconds=0.0, latency=None)
+
+
+def test_ollama_streams_an_answer_as_it_comes(fake: FakeOllama):
+    shown = threading.Event()
+    fake.pause = lambda: shown.wait(30)
+    with OllamaRuntime("gemma3-manufacturing", host=fake.address) as runtime:
+        stream = runtime.stream("one\x85two\u2028three")
+        first = next(stream)
+        assert (first, shown.is_set()) == ("echo on", False)
+        shown.set()
+        *parts, last = stream
+    assert [first, *parts] == ["echo on", "e\x85two\u2028t", "hree"]
+    assert without_times(last) == Prediction(text="echo one\x85two\u2028three", tokens=18, seconds=0.0)
+    [body] = fake.bodies
+    assert (body["stream"], body["truncate"], body["shift"]) == (True, False, False)
+
+
+@pytest.mark.parametrize("command", ["hello", "long" * 2000])
+@pytest.mark.parametrize("done", [True, False])
+def test_a_stream_of_ollama_ends_with_what_the_answer_is(done: bool, command: str, fake: FakeOllama):
+    fake.done = done
+    with OllamaRuntime("gemma3-manufacturing", host=fake.address) as runtime:
+        [whole] = runtime.answer([command])
+    assert without_times(streamed(fake.address, command)[-1]) == without_times(whole)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "said"),
+    [
+        ("unknown option", UsageError, "says: invalid option provided"),
+        ("break", ServiceUnavailable, "runner process has terminated"),
+        ("hello there", ServiceUnavailable, "says: out of memory"),
+    ],
+)
+def test_a_stream_of_ollama_fails_as_an_answer_does(command: str, kind: type[Exception], said: str, fake: FakeOllama):
+    fake.midway = "out of memory"
+    with pytest.raises(kind, match=said):
+        streamed(fake.address, command)
+    with pytest.raises(ServiceUnavailable, match=f"No Ollama answers at {NOBODY}"):
+        streamed(NOBODY, command)
+    fake.faults["POST /api/generate"] = (200, "<html>")
+    with pytest.raises(ServiceUnavailable, match="does not answer as Ollama does"):
+        streamed(fake.address, command)
 
 
 def test_what_ollama_refuses_otherwise_ends_the_run(fake: FakeOllama):
