@@ -54,6 +54,7 @@ def gateway_app(source: Source, settings: GatewaySettings) -> Guard:
         description=_ABOUT,
         docs_url=None,  # its page comes from a content delivery network
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
         responses=_PROBLEMS,
     )
@@ -63,7 +64,8 @@ def gateway_app(source: Source, settings: GatewaySettings) -> Guard:
     _add_chat(app, asking, backend)
     _add_watching(app, asking, metrics)
     _add_page(app, backend, metrics, settings)
-    return Guard(app, settings=settings, metrics=metrics, rate=rate)
+    routes = {str(getattr(route, "path", "")) for route in app.routes}
+    return Guard(app, routes, settings=settings, metrics=metrics, rate=rate)
 
 
 def _add_answers(app: FastAPI, asking: Asking, rate: Rate) -> None:

@@ -3,6 +3,7 @@
 import logging
 import time
 import traceback
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 
@@ -29,10 +30,13 @@ _HEADERS = (
 
 
 class Guard:
-    """The gateway's application with its guard before it."""
+    """The gateway's application with its guard before it; ``routes`` are the paths that it has."""
 
-    def __init__(self, app: ASGIApp, *, settings: GatewaySettings, metrics: Metrics, rate: Rate) -> None:
-        self._app, self._settings, self._metrics, self._rate = app, settings, metrics, rate
+    def __init__(
+        self, app: ASGIApp, routes: Collection[str], *, settings: GatewaySettings, metrics: Metrics, rate: Rate
+    ) -> None:
+        self._app, self._routes = app, routes
+        self._settings, self._metrics, self._rate = settings, metrics, rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -64,7 +68,7 @@ class Guard:
                 if not status:
                     fault = "The gateway met a fault of its own; its log tells which."
                     await problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, fault)(scope, receive, sending)
-        route = getattr(scope.get("route"), "path", _UNKNOWN)
+        route = scope["path"] if scope["path"] in self._routes else _UNKNOWN
         seconds = time.perf_counter() - started
         self._metrics.request(scope["method"] if route != _UNKNOWN else _UNKNOWN, route, status, seconds)
         _log.info("%s %s %d in %.0f ms, %s", scope["method"], route, status, 1000 * seconds, scope.get("client_name"))

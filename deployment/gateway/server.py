@@ -10,6 +10,7 @@ import uvicorn
 from deployment.gateway.guard import Guard
 from registry.errors import UsageError
 
+_IDLE_SECONDS = 75  # of a connection; longer than clients keep one, or a request meets its end
 _END_SECONDS = 10  # that requests under way have when the gateway is told to end
 
 
@@ -55,7 +56,12 @@ def server_of(app: Guard) -> uvicorn.Server:
     """The server that runs ``app``; it finishes requests under way when it is told to end."""
     return uvicorn.Server(
         uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_END_SECONDS
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=_END_SECONDS,
         )
     )
 

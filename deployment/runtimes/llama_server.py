@@ -27,6 +27,7 @@ from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import ServiceUnavailable, UsageError
 
 _TEXTS_PER_REQUEST = 500
+_IDLE_SECONDS = 2.0  # of a connection; llama.cpp closes it after 5, and what is sent at that moment is lost
 _CERTAIN = 1e6  # added to a logit: far above any other
 _EVENT = b"data: "
 # Explicit, since a GGUF may carry sampling defaults of its own; no prompt cache, so that an answer depends on
@@ -84,7 +85,12 @@ class LlamaServer:
             "parameters": dict(self._parameters),
         }
         self._process = LlamaProcess(self._gguf, options)
-        self._client = httpx.Client(base_url=self._process.address, timeout=self._answer_seconds, trust_env=False)
+        self._client = httpx.Client(
+            base_url=self._process.address,
+            timeout=self._answer_seconds,
+            limits=httpx.Limits(keepalive_expiry=_IDLE_SECONDS),
+            trust_env=False,
+        )
         return self
 
     def __exit__(

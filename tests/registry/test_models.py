@@ -9,6 +9,7 @@ from registered import aliases, make_package, register, snapshot_in
 from registry import models
 from registry.artifacts import write_checksums
 from registry.errors import GateBlocked, UsageError
+from registry.home import Home
 from registry.tracking.client import connection
 
 
@@ -182,3 +183,20 @@ def test_what_does_not_exist_is_said_with_what_to_do(name: str, tmp_path: Path) 
         models.resolve(name, "champion")
     with pytest.raises(UsageError, match="has no version 7"):
         models.resolve(name, 7)
+
+
+def test_what_an_alias_names_is_known_without_fetching_it(name: str, tmp_path: Path, home: Path) -> None:
+    located = Home(path=home)
+    for number, content in enumerate(("one", "two"), start=1):
+        register(tmp_path, name, content)
+        models.promote(name, number)
+        named = models.named_version(f"models:/{name}@champion", located)
+        assert named is not None
+        assert named.version == number
+        assert not located.package(name, number).exists()
+    assert models.local_model(f"models:/{name}/1", located) == str(located.package(name, 1))
+    assert models.named_version("model.gguf", located) is None
+    assert models.local_model("model.gguf", located) == "model.gguf"
+    for wrong in ("models:/", f"models:/{name}", f"models:/{name}@nobody"):
+        with pytest.raises(UsageError):
+            models.named_version(wrong, located)

@@ -129,6 +129,7 @@ def test_more_than_the_rate_is_told_when_to_come_again(tmp_path: Path) -> None:
         response = client.post("/v1/audit", json={"command": SECRET})
         assert_problem(response, 429, "5 requests a minute")
         assert 0 < int(response.headers["retry-after"]) <= 12
+        assert 'http_response_status_code="429",http_route="/v1/audit"} 1.0' in client.get("/metrics").text
         assert client.get("/healthz").status_code == 200
 
 

@@ -153,6 +153,7 @@ def test_corrections_are_kept_for_the_owner_alone(client: httpx.Client, home: Pa
     ("method", "route", "status", "said"),
     [
         ("GET", "/nowhere", 404, "nothing at this address"),
+        ("POST", "/v1/audit/", 404, "nothing at this address"),
         ("GET", "/docs", 404, "nothing at this address"),
         ("GET", "/v1/audit", 405, "not asked by this method"),
         ("PUT", "/", 405, "not asked by this method"),
