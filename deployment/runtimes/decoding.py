@@ -13,6 +13,7 @@ from registry.errors import UsageError
 # A client's temperature goes over the Modelfile's, and Ollama's OpenAI endpoint sets 1.0 where the client gives none;
 # the likeliest token alone is greedy at any temperature. Ollama's own penalty of 1.1 punishes JSON for its quotes.
 GREEDY = {"temperature": 0, "top_k": 1, "repeat_penalty": 1}
+SEED = 1  # of answers that are sampled
 MINIMUM_CONTEXT = 1024  # tokens; 18 MB of memory on the 270M
 ANSWER_SECONDS = 600.0  # that an answer may take at the most
 _ROOM = 2  # what devices are told may be twice as long as the longest command that was collected, and so its answer
@@ -38,6 +39,13 @@ class AnswerLimits:
             f"The command {shown!r} is {excess:,} token{'s' if excess > 1 else ''} too long: its prompt takes "
             f"{tokens:,}{answer} of a context of {self.num_ctx:,}; shorten it or raise the context."
         )
+
+
+def sampling(temperature: float) -> dict[str, float]:
+    """What a request asks so that answers are drawn at ``temperature``, the same at each run; nothing at 0."""
+    if not temperature:
+        return {}
+    return {"temperature": temperature, "top_k": 0, "top_p": 1, "min_p": 0, "repeat_penalty": 1, "seed": SEED}
 
 
 class Mode(StrEnum):

@@ -20,7 +20,7 @@ import httpx
 
 from deployment.prompts.prompt import Message, Prompt
 from deployment.prompts.turns import Turns
-from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, AnswerLimits, Decoding
+from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, AnswerLimits, Decoding, sampling
 from deployment.runtimes.lines import lines_of
 from deployment.runtimes.llama_process import LlamaProcess
 from deployment.runtimes.prediction import Prediction, answer_concurrently
@@ -41,7 +41,8 @@ class LlamaServer:
     Without ``prompt``, it is the one of the turn format that the file has the tokens of, without an instruction.
 
     The KV cache holds ``slots * context`` tokens; a command is not asked where prompt and ``max_new_tokens`` exceed
-    ``context``; an answer that ``decoding`` holds to a form may take all that is left of it. ``parameters`` are
+    ``context``; an answer that ``decoding`` holds to a form may take all that is left of it. Answers are greedy, or
+    sampled at ``temperature``, which a seed makes the same each time. ``parameters`` are
     llama.cpp's own, by their names in xllamacpp's ``CommonParams``, such as ``speculative.ngram_mod.n_match``. Raises
     UsageError where llama.cpp refuses the file, ServiceUnavailable where it dies later.
 
@@ -59,6 +60,7 @@ class LlamaServer:
         context: int = 1024,
         max_new_tokens: int = 256,
         decoding: Decoding = FREE,
+        temperature: float = 0.0,
         parameters: Mapping[str, Any] = MappingProxyType({}),
         adapter: Path | None = None,
         answer_seconds: float = ANSWER_SECONDS,
@@ -72,6 +74,7 @@ class LlamaServer:
         self._slots = slots
         self._limits = AnswerLimits(num_ctx=context, num_predict=max_new_tokens)
         self._decoding = decoding
+        self._sampling = {**_GREEDY, **sampling(temperature)}
         self._parameters = parameters
         self._adapter = adapter
         self._answer_seconds = answer_seconds
@@ -110,7 +113,7 @@ class LlamaServer:
         return self._process.alive
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
-        """Greedy answers, as many at a time as there are slots."""
+        """The answers, as many at a time as there are slots."""
         predictions = answer_concurrently(
             self._answer_one, commands, workers=self._slots, description=f"asking {self._gguf.name}"
         )
@@ -201,7 +204,7 @@ class LlamaServer:
     def _asked(self, command: str, ids: Sequence[int]) -> dict[str, Any]:
         held = self._decoding is not FREE
         room = self._limits.num_ctx - len(ids) if held else self._limits.num_predict
-        return {"prompt": list(ids), "n_predict": room, **_GREEDY, **self._decoding.llama_cpp(command)}
+        return {"prompt": list(ids), "n_predict": room, **self._sampling, **self._decoding.llama_cpp(command)}
 
     def _prediction(self, reply: Mapping[str, Any], started: float) -> Prediction:
         broken_off = self._decoding is not FREE and reply["stop_type"] == "limit"

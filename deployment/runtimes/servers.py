@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from deployment.prompts.turns import as_plain_text
-from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, GREEDY, Decoding
+from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, GREEDY, SEED, Decoding, sampling
 from deployment.runtimes.ollama import OllamaClient
 from deployment.runtimes.openai import Completion, OpenAiClient
 from deployment.runtimes.prediction import Prediction, answer_concurrently
@@ -32,8 +32,10 @@ class OllamaRuntime:
         parallel: int = 1,
         decoding: Decoding = FREE,
         answer_seconds: float = ANSWER_SECONDS,
+        temperature: float = 0.0,
     ) -> None:
         self._name = name
+        self._sampling = {**_GREEDY, **sampling(temperature)}
         self._decoding = decoding
         self._client = OllamaClient(host, timeout=min(_TIMEOUT, answer_seconds))
         self._parallel = parallel
@@ -47,7 +49,7 @@ class OllamaRuntime:
         self._client.close()
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
-        """Greedy answers, ``parallel`` at a time."""
+        """The answers, ``parallel`` at a time."""
         return answer_concurrently(
             self._answer_one, commands, workers=self._parallel, description=f"asking {self._name}"
         )
@@ -75,7 +77,7 @@ class OllamaRuntime:
 
     def _asked(self, command: str) -> tuple[str, str, Mapping[str, Any], Mapping[str, Any] | None]:
         schema = self._decoding.json_schema(command)
-        options = _GREEDY if schema is None else {**_GREEDY, "num_predict": _NO_BOUND}
+        options = self._sampling if schema is None else {**self._sampling, "num_predict": _NO_BOUND}
         return self._name, as_plain_text(command), options, schema
 
     def _prediction(self, text: str, tokens: int | None, started: float) -> Prediction:
@@ -90,8 +92,15 @@ class OpenAiRuntime:
     """
 
     def __init__(
-        self, url: str, *, parallel: int = 1, decoding: Decoding = FREE, answer_seconds: float = ANSWER_SECONDS
+        self,
+        url: str,
+        *,
+        parallel: int = 1,
+        decoding: Decoding = FREE,
+        answer_seconds: float = ANSWER_SECONDS,
+        temperature: float = 0.0,
     ) -> None:
+        self._temperature = temperature
         self._client = OpenAiClient(url, seconds=answer_seconds)
         self._parallel = parallel
         self._decoding = decoding
@@ -111,7 +120,7 @@ class OpenAiRuntime:
         self._client.close()
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
-        """Greedy answers, ``parallel`` at a time."""
+        """The answers, ``parallel`` at a time."""
         return answer_concurrently(
             self._answer_one, commands, workers=self._parallel, description=f"asking {self._client.address}"
         )
@@ -148,15 +157,13 @@ class OpenAiRuntime:
 
     def _fields(self, command: str) -> Mapping[str, Any]:
         if self._is_llama:
-            return {**_LLAMA_GREEDY, **self._decoding.llama_cpp(command)}
+            return {**_LLAMA_GREEDY, **sampling(self._temperature), **self._decoding.llama_cpp(command)}
+        asked: dict[str, Any] = {"temperature": self._temperature}
         schema = self._decoding.json_schema(command)
-        if schema is None:
-            return _GREEDY
-        # not as "strict", for which OpenAI wants every property required
-        return {
-            **_GREEDY,
-            "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
-        }
+        if schema is not None:
+            # not as "strict", for which OpenAI wants every property required
+            asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        return asked | ({"seed": SEED} if self._temperature else {})
 
 
 def _no_answer(error: NoAnswer, started: float) -> Prediction:

@@ -17,6 +17,7 @@ from flows.cli.options import (
     LabelsOption,
     NewTokensOption,
     ParallelOption,
+    TemperatureOption,
     ThreadsOption,
     locate_home,
     require_all_writable,
@@ -70,20 +71,26 @@ def evaluate(
     threads: ThreadsOption = 0,
     parallel: ParallelOption = 8,
     max_new_tokens: NewTokensOption = None,
+    temperature: TemperatureOption = 0.0,
     context: ContextOption = MINIMUM_CONTEXT,
     decoding: DecodingOption = Mode.FREE,
     home: HomeOption = None,
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
 ) -> None:
-    """Ask a model every command of a file, greedily, and score the answers."""
+    """Ask a model every command of a file and score the answers."""
     from flows.cli.console import console, metric_table
     from flows.cli.evaluation import Asked, evaluation_of
     from tasks.evaluation.report import write_report
 
     require_all_writable(json_path, html_path)
     asked = Asked(
-        instruction=instruction, threads=threads, context=context, parallel=parallel, max_new_tokens=max_new_tokens
+        instruction=instruction,
+        threads=threads,
+        context=context,
+        parallel=parallel,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
     )
     report = evaluation_of(model, data, labels, locate_home(home), asked, decoding)()
     write_report(report, json_path=json_path, html_path=html_path)
@@ -100,6 +107,7 @@ def compare(
     threads: ThreadsOption = 0,
     parallel: ParallelOption = 8,
     max_new_tokens: NewTokensOption = None,
+    temperature: TemperatureOption = 0.0,
     context: ContextOption = MINIMUM_CONTEXT,
     decoding: Annotated[
         tuple[Mode, Mode], typer.Option(help="How the answers of A and of B are held: free, schema or grounded.")
@@ -116,7 +124,12 @@ def compare(
     require_all_writable(json_path, html_path)
     place = locate_home(home)
     asked = Asked(
-        instruction=instruction, threads=threads, context=context, parallel=parallel, max_new_tokens=max_new_tokens
+        instruction=instruction,
+        threads=threads,
+        context=context,
+        parallel=parallel,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
     )
     both = [
         evaluation_of(model, data, labels, place, asked, mode) for model, mode in zip((a, b), decoding, strict=True)

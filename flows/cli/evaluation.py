@@ -61,6 +61,7 @@ class Asked:
     context: int
     parallel: int
     max_new_tokens: int | None
+    temperature: float
 
 
 def evaluation_of(
@@ -85,6 +86,7 @@ def evaluation_of(
         context=limits.num_ctx,
         max_new_tokens=asked.max_new_tokens or limits.num_predict,
         parallel=asked.parallel,
+        temperature=asked.temperature,
         decoding=found.decoding(mode),
     )
     return lambda: labelled.evaluate(runtime, model=masked(model), path=Path(found.spec), decoding=mode)

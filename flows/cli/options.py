@@ -56,6 +56,9 @@ ParallelOption = Annotated[
 NewTokensOption = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Of a free answer; else as the package says, or 256.")
 ]
+TemperatureOption = Annotated[
+    float, typer.Option(min=0.0, max=2.0, help="0 takes the likeliest token always; above, answers are drawn.")
+]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
 
 

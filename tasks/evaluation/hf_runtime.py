@@ -1,4 +1,4 @@
-"""Greedy answers by PyTorch, from a Hugging Face folder or a PEFT adapter folder."""
+"""Answers by PyTorch, from a Hugging Face folder or a PEFT adapter folder."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deployment.prompts.prompt import Prompt, encode_prompt, require_turns
-from deployment.runtimes.decoding import MINIMUM_CONTEXT, AnswerLimits
+from deployment.runtimes.decoding import MINIMUM_CONTEXT, SEED, AnswerLimits
 from deployment.runtimes.prediction import Prediction, answers_progress
 from registry.errors import UsageError
 from tasks.checkpoints.loading import load_tokenizer, load_with_adapter
@@ -31,7 +31,9 @@ class HuggingFaceRuntime:
         max_new_tokens: int = 256,
         context: int = MINIMUM_CONTEXT,
         batch_size: int = 16,
+        temperature: float = 0.0,
     ) -> None:
+        self._temperature = temperature
         self._model_dir = model_dir
         self._prompt = prompt
         self._limits = AnswerLimits(num_ctx=context, num_predict=max_new_tokens)
@@ -48,14 +50,15 @@ class HuggingFaceRuntime:
         del self._model, self._tokenizer
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
-        """Greedy answers, ``batch_size`` at a time."""
-        return greedy_answers(
+        """The answers, ``batch_size`` at a time."""
+        return answers_of(
             self._model,
             self._tokenizer,
             self._prompt,
             commands,
             limits=self._limits,
             batch_size=self._batch_size,
+            temperature=self._temperature,
         )
 
     @torch.inference_mode()
@@ -80,7 +83,7 @@ def load_model(folder: Path) -> tuple[Any, Any]:
 
 
 @torch.inference_mode()
-def greedy_answers(
+def answers_of(
     model: Any,
     tokenizer: Any,
     prompt: Prompt,
@@ -88,8 +91,9 @@ def greedy_answers(
     *,
     limits: AnswerLimits,
     batch_size: int,
+    temperature: float = 0.0,
 ) -> list[Prediction]:
-    """Answers of a model that is in memory, in the order of ``commands``.
+    """Answers of a model that is in memory, in the order of ``commands``: greedy, or drawn at ``temperature``.
 
     Prompts of similar length share a batch; the answer ends at the end of the turn, at EOS or after
     ``limits.num_predict`` tokens. A command that does not fit, or is longer than the model was made for, is not asked.
@@ -98,9 +102,11 @@ def greedy_answers(
 
     require_turns(tokenizer, prompt)
     stops = _stop_ids(tokenizer, prompt)
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     generation = GenerationConfig(
-        do_sample=False, max_new_tokens=limits.num_predict, eos_token_id=stops, pad_token_id=_pad_id(tokenizer)
+        max_new_tokens=limits.num_predict, eos_token_id=stops, pad_token_id=_pad_id(tokenizer), **drawn
     )
+    torch.manual_seed(SEED)
     model.generation_config = GenerationConfig()  # else a folder's penalties would fill what is left open here
     prompts = [encode_prompt(tokenizer, prompt, command) for command in commands]
     made_for = model.config.get_text_config().max_position_embeddings

@@ -19,6 +19,7 @@ def open_runtime(
     threads: int = 1,
     context: int = MINIMUM_CONTEXT,
     decoding: Decoding = FREE,
+    temperature: float = 0.0,
 ) -> Runtime:
     """The runtime for a Hugging Face or adapter folder, a ``.gguf`` file, ``ollama:NAME`` or ``http://HOST``, which is
     any OpenAI-compatible server.
@@ -35,7 +36,12 @@ def open_runtime(
         from tasks.evaluation.hf_runtime import HuggingFaceRuntime
 
         return HuggingFaceRuntime(
-            path, prompt=prompt, max_new_tokens=max_new_tokens, context=context, batch_size=parallel
+            path,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            context=context,
+            batch_size=parallel,
+            temperature=temperature,
         )
     if spec and path.is_dir():
         raise UsageError(f"MODEL {spec!r} holds no config.json and is no package; give the folder of a model.")
@@ -47,4 +53,5 @@ def open_runtime(
         threads=threads,
         context=context,
         decoding=decoding,
+        temperature=temperature,
     )

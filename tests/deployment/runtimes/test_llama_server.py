@@ -316,3 +316,15 @@ def test_a_file_without_a_prompt_is_asked_in_the_turns_that_it_has_tokens_for(
         assert [bare.tokenize_prompt(command) for command in commands] == [
             server.tokenize_prompt(command) for command in commands
         ]
+
+
+def test_answers_at_a_temperature_are_drawn_and_the_same_each_time(
+    server: LlamaServer, learnt_gguf: Path, plant_records: list[Record]
+):
+    commands = [record.command for record in plant_records]
+    runs = []
+    for _ in range(2):
+        with open_server(learnt_gguf, slots=1, temperature=2.0) as drawing:
+            runs.append([prediction.text for prediction in drawing.answer(commands)])
+    assert runs[0] == runs[1]
+    assert runs[0] != [prediction.text for prediction in server.answer(commands)]

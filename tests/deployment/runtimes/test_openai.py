@@ -13,7 +13,7 @@ from fake_openai import FakeOpenAi
 from deployment.answers.policy import decoding_of
 from deployment.prompts.prompt import Prompt
 from deployment.runtimes import openai
-from deployment.runtimes.decoding import Mode
+from deployment.runtimes.decoding import SEED, Mode
 from deployment.runtimes.llama_server import LlamaServer
 from deployment.runtimes.prediction import Prediction
 from deployment.runtimes.servers import OpenAiRuntime
@@ -91,6 +91,8 @@ def test_another_server_is_asked_greedily_and_in_order(fake: FakeOpenAi):
     assert asked == [
         {"model": "plant", "messages": [{"role": "user", "content": command}], "temperature": 0} for command in commands
     ]
+    ask(fake.address, "hello", temperature=0.7)
+    assert (fake.bodies[-1]["temperature"], fake.bodies[-1]["seed"]) == (0.7, SEED)
 
 
 @pytest.mark.parametrize("mode", [Mode.SCHEMA, Mode.GROUNDED])

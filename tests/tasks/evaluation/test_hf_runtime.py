@@ -125,3 +125,14 @@ def test_a_model_that_does_not_compute_is_not_scored(learnt_model_dir: Path, tmp
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match=said), HuggingFaceRuntime(folder, prompt=Prompt()):
         pass
+
+
+def test_answers_at_a_temperature_are_drawn_and_the_same_each_time(learnt_model_dir: Path, plant_records: list[Record]):
+    commands = [record.command for record in plant_records]
+    runs = []
+    for temperature in (2.0, 2.0, 0.0):
+        with HuggingFaceRuntime(
+            learnt_model_dir, prompt=Prompt(), max_new_tokens=24, temperature=temperature
+        ) as runtime:
+            runs.append([prediction.text for prediction in runtime.answer(commands)])
+    assert runs[0] == runs[1] != runs[2]

@@ -48,6 +48,10 @@ def test_ollama_is_asked_greedily_and_in_order(fake: FakeOllama, monkeypatch: py
     assert all(prediction.tokens == len(prediction.text) for prediction in predictions)
     assert all(body["options"] == {"temperature": 0.0} for body in fake.bodies)
     assert all(body["stream"] is False for body in fake.bodies)
+    with open_runtime("ollama:gemma3-manufacturing", prompt=Prompt(), temperature=0.7) as runtime:
+        runtime.answer(["hello"])
+    drawn = fake.bodies[-1]["options"]
+    assert (drawn["temperature"], drawn["top_k"]) == (0.7, 0)  # over the 1 of the Modelfile
 
 
 def test_a_command_that_ollama_would_cut_has_no_answer_and_stops_no_other(fake: FakeOllama):
