@@ -116,6 +116,7 @@ def test_a_job_outlives_its_file(job: TrainingJob, tiny_model_dir: Path) -> None
     assert TrainingJob.model_validate_json(job.model_dump_json()) == job
 
 
+@pytest.mark.slow
 @_either_way
 def test_the_first_bad_tensor_is_named_from_whichever_process_saw_it(
     job: TrainingJob, shard: bool, tmp_path: Path
