@@ -31,22 +31,33 @@ def grounded_grammar(command: str, labels: LabelSet, rules: AnswerRules) -> str:
     """
     strings: dict[str, list[str]] = {}
     names: dict[tuple[Form | None, int], str] = {}
+    values = {}
     for name in labels.entities:
-        form, longest = rules.types[name].form, rules.types[name].longest
-        if (form, longest) not in names:
-            string = f"string{len(names)}x"
-            names[form, longest] = string
-            strings[string] = (
-                [f'{string} ::= "\\"" first char{{0,{longest - 1}}} "\\""']
-                if form is None
-                else _span_rules(SpanAutomaton(form.of(command), longest=min(longest, MAX_VALUE // 2)), string)
-            )
-    values = {name: names[rules.types[name].form, rules.types[name].longest] for name in labels.entities}
+        kind = rules.types[name].form, _longest(rules, name)
+        if kind not in names:
+            names[kind] = f"string{len(names)}x"
+            strings[names[kind]] = _string(command, *kind, name=names[kind])
+        values[name] = names[kind]
     offered = {name: string for name, string in values.items() if strings[string]}
     lines = [*_object(labels, typed=bool(offered)), *_types(offered, labels, rules)]
     if rules.free:
         lines += _CHARACTERS
     return "\n".join([*lines, *(line for string in strings.values() for line in string)]) + "\n"
+
+
+def _longest(rules: AnswerRules, name: str) -> int:
+    """Characters of a value; grounded types of one form share theirs, for one automaton is much the smallest."""
+    known = rules.types[name]
+    if known.form is None:
+        return known.longest
+    return max(other.longest for other in rules.types.values() if other.form == known.form)
+
+
+def _string(command: str, form: Form | None, longest: int, *, name: str) -> list[str]:
+    """The rules of a string that is a free value, or a span; none where ``command`` has no span."""
+    if form is None:
+        return [f'{name} ::= "\\"" first char{{0,{longest - 1}}} "\\""']
+    return _span_rules(SpanAutomaton(form.of(command), longest=min(longest, MAX_VALUE // 2)), name)
 
 
 def _object(labels: LabelSet, *, typed: bool) -> Iterator[str]:
