@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from deployment.answers.answer import Answer
+from deployment.answers.rules import default_rules
 from deployment.answers.schema import shortened
 from deployment.packages.found import find_model
 from deployment.runtimes.decoding import ANSWER_SECONDS, AnswerLimits, Mode
@@ -138,9 +139,9 @@ class Assistant:
 
     def _longest(self, command: str) -> int | None:
         """Words of a value at the most where the server holds answers by a schema and the command is long."""
-        if self.decoding != Mode.GROUNDED or self._found.spec.endswith(".gguf") or self._found.rules is None:
+        if self.decoding != Mode.GROUNDED or self._runtime.takes_grammar or self._found.labels is None:
             return None
-        return shortened(command, self._found.rules)
+        return shortened(command, self._found.rules or default_rules(self._found.labels))
 
 
 def _threads(spec: str) -> int:

@@ -103,6 +103,10 @@ class LlamaServer:
         self._process.stop()
 
     @property
+    def takes_grammar(self) -> bool:
+        return True
+
+    @property
     def pid(self) -> int:
         """Of the child."""
         return self._process.pid

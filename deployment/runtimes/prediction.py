@@ -43,6 +43,11 @@ class Runtime(Protocol):
 class Served(Runtime, Protocol):
     """A runtime that gives an answer as it comes, too."""
 
+    @property
+    def takes_grammar(self) -> bool:
+        """Whether answers are held by a grammar, which has room for any span; else by a JSON Schema, which has not."""
+        ...
+
     def stream(self, command: str) -> Iterator[str | Prediction]:
         """The parts of the answer's text, and the prediction at the end; a server may give that alone."""
         ...

@@ -40,6 +40,10 @@ class OllamaRuntime:
         self._client = OllamaClient(host, timeout=min(_TIMEOUT, answer_seconds))
         self._parallel = parallel
 
+    @property
+    def takes_grammar(self) -> bool:
+        return False
+
     def __enter__(self) -> Self:
         return self
 
@@ -104,6 +108,10 @@ class OpenAiRuntime:
         self._client = OpenAiClient(url, seconds=answer_seconds)
         self._parallel = parallel
         self._decoding = decoding
+
+    @property
+    def takes_grammar(self) -> bool:
+        return self._is_llama
 
     def __enter__(self) -> Self:
         try:

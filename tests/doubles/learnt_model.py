@@ -1,12 +1,14 @@
 """A real small Gemma 3 that has learnt four records by heart, so that greedy answers have no near ties."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from deployment.answers.rules import learn_rules
 from deployment.prompts.prompt import Prompt, chat_template, encode_answer, encode_prompt
-from registry.records import LabelSet, Record, Response, answer_text
+from registry.records import LabelSet, Record, Response, answer_text, label_set_toml
 from tasks.bases.scratch import build_scratch_base
 from tasks.bases.spec import ScratchBase
 from tasks.evaluation.hf_runtime import load_model
@@ -84,3 +86,14 @@ def _learn_by_heart(model: torch.nn.Module, tokenizer, records: list[Record], la
         optimizer.step()
         optimizer.zero_grad()
     assert max(loss.item() for loss in losses) < 0.02
+
+
+@pytest.fixture(scope="session")
+def model(
+    tmp_path_factory: pytest.TempPathFactory, learnt_gguf: Path, plant_labels: LabelSet, plant_records: list[Record]
+) -> Path:
+    """The file with its label set and its rules beside it."""
+    folder = tmp_path_factory.mktemp("learnt")
+    (folder / "labels.toml").write_text(label_set_toml(plant_labels))
+    (folder / "answers.json").write_text(learn_rules(plant_records, plant_labels).model_dump_json())
+    return Path(shutil.copy(learnt_gguf, folder))

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,18 +9,7 @@ import pytest
 from command_line import Gemmill
 
 from deployment.answers.answer import Answer
-from deployment.answers.rules import learn_rules
-from registry.records import LabelSet, Record, answer_text, label_set_toml, same_answer
-
-
-@pytest.fixture(scope="module")
-def model(
-    tmp_path_factory: pytest.TempPathFactory, learnt_gguf: Path, plant_labels: LabelSet, plant_records: list[Record]
-) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "labels.toml").write_text(label_set_toml(plant_labels))
-    (folder / "answers.json").write_text(learn_rules(plant_records, plant_labels).model_dump_json())
-    return Path(shutil.copy(learnt_gguf, folder))
+from registry.records import LabelSet, Record, answer_text, same_answer
 
 
 def test_one_command_is_answered_as_a_device_does(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from learnt_model import learnt_gguf, learnt_model_dir, plant_labels, plant_records
+from learnt_model import learnt_gguf, learnt_model_dir, model, plant_labels, plant_records
 from tiny_gguf import tiny_gguf
 
 from data_checks.contract import read_jsonl
@@ -11,7 +11,7 @@ from deployment.answers.spans import Form
 from deployment.prompts.prompt import Prompt
 from registry.records import LabelSet, Record
 
-__all__ = ["learnt_gguf", "learnt_model_dir", "plant_labels", "plant_records"]
+__all__ = ["learnt_gguf", "learnt_model_dir", "model", "plant_labels", "plant_records"]
 
 
 @pytest.fixture(scope="package")

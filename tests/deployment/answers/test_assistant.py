@@ -2,28 +2,16 @@
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from fake_ollama import FakeOllama, Model
 
 import gemmill
-from deployment.answers.rules import learn_rules
 from deployment.runtimes.decoding import Mode
+from deployment.runtimes.llama_server import LlamaServer
 from registry.errors import UsageError
 from registry.records import LabelSet, Record, label_set_toml
-
-
-@pytest.fixture(scope="module")
-def model(
-    tmp_path_factory: pytest.TempPathFactory, learnt_gguf: Path, plant_labels: LabelSet, plant_records: list[Record]
-) -> Path:
-    """A file with its label set and its rules beside it."""
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "labels.toml").write_text(label_set_toml(plant_labels))
-    (folder / "answers.json").write_text(learn_rules(plant_records, plant_labels).model_dump_json())
-    return Path(shutil.copy(learnt_gguf, folder))
 
 
 def test_an_answer_says_where_its_values_stand(model: Path, plant_records: list[Record]):
@@ -113,3 +101,12 @@ def test_ollama_is_given_a_schema_of_the_commands_spans(
 def test_a_folder_that_is_no_package_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="no package"):
         gemmill.AuditAssistant(tmp_path)
+
+
+def test_a_llama_server_takes_a_grammar_so_that_no_value_is_cut_short(model: Path):
+    long = " ".join(f"SG-{number} leaks" for number in range(60))
+    with (
+        LlamaServer(model, prompt=None, context=2048) as server,
+        gemmill.AuditAssistant(str(server._client.base_url), labels=model.parent / "labels.toml") as assistant,
+    ):
+        assert assistant.answer(long).longest is None
