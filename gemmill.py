@@ -46,8 +46,9 @@ class AuditAssistant(Assistant):
     ``model`` is a package's folder, a ``.gguf`` file, ``models:/NAME@ALIAS``, ``ollama:NAME`` or the address of a
     llama-server or of any OpenAI-compatible server. ``decoding`` is "grounded", "schema" or "free"; None takes
     "grounded" where the model's labels are known, from its package or ``labels``, and "free" elsewhere. A file answers
-    ``parallel`` commands at a time on ``threads`` cores, 0 for all that are of use. ``home`` is for models of the
-    registry: the folder of a gemmill home, else ``GEMMILL_HOME``, else ``.gemmill``. An instance may be shared by
+    ``parallel`` commands at a time on ``threads`` cores, 0 for all that are of use. A grounded answer tells how sure it
+    is where the package was calibrated, which takes time; ``confidence`` False leaves it out. ``home`` is for models of
+    the registry: the folder of a gemmill home, else ``GEMMILL_HOME``, else ``.gemmill``. An instance may be shared by
     threads.
 
     Raises UsageError for a model that cannot be used, ServiceUnavailable for a server that is out of reach; both are
@@ -62,12 +63,15 @@ class AuditAssistant(Assistant):
         labels: str | PathLike[str] | None = None,
         threads: int = 0,
         parallel: int = 1,
+        confidence: bool = True,
         home: str | PathLike[str] | None = None,
     ) -> None:
         from registry.models import local_model  # MLflow takes seconds to import
 
         located = local_model(str(model), Home.locate(Path(home) if home else None))
-        super().__init__(located, decoding=decoding, labels=labels, threads=threads, parallel=parallel)
+        super().__init__(
+            located, decoding=decoding, labels=labels, threads=threads, parallel=parallel, confidence=confidence
+        )
 
 
 def load_package(folder: str | PathLike[str]) -> Package:

@@ -1,17 +1,14 @@
 """The main job: from audit data to a registered candidate that has passed, or failed, its gates."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from prefect import flow
 
-from deployment.answers.rules import AnswerRules
 from deployment.packages.licence import licence_metadata
-from deployment.prompts.prompt import Prompt
-from deployment.runtimes.decoding import AnswerLimits, Mode
 from flows.answers import golden_answers, worst_answers
 from flows.bases import Bases, plan, prepare
 from flows.ingest import dataset_of
+from flows.measure import GROUNDED, Measured, Trained, measure, with_doubt
 from flows.run import Run, git_revision, open_run
 from flows.settings import load_profile
 from flows.summary import CandidateBlocked, RetrainSummary, keep_summary
@@ -20,43 +17,19 @@ from registry.artifacts import Artifact
 from registry.errors import GateBlocked
 from registry.files import require_writable, write_text
 from registry.home import Home
-from registry.records import LabelSet
 from registry.store.datasets import AuditStore
 from tasks.bases.resolve import licence_terms
 from tasks.bases.spec import ScratchBase, TeacherBase
 from tasks.collect import check_data, take_snapshot
 from tasks.evaluation.metrics import Metrics
+from tasks.evaluation.report import load_report
 from tasks.export import ExportedModel, export_gguf
-from tasks.gates.judge import Verdict
-from tasks.measure import EvaluatedModel, Forensics, evaluate_model, fetch_champion, inspect_weights, judge_gates
 from tasks.prepare import prune_depth
 from tasks.publish import package_model, register_version
-from tasks.train import TrainedModel, distill_student, train_teacher
+from tasks.train import distill_student, train_teacher
 
-GROUNDED = "gguf_grounded"
 # In a package they would make the same model a new version.
 _TIMINGS = {name for name in Metrics.model_fields if name.startswith(("seconds", "tokens_", "latency_", "first_"))}
-
-
-class Trained(NamedTuple):
-    base: Artifact
-    teacher: TrainedModel
-    student: TrainedModel
-
-
-class _Asking(NamedTuple):
-    """How a model is asked: as it was trained and as its package says."""
-
-    prompt: Prompt
-    limits: AnswerLimits
-    labels: LabelSet
-    rules: AnswerRules
-
-
-class Measured(NamedTuple):
-    metrics: dict[str, EvaluatedModel]  # by stage: teacher, student, gguf, gguf_grounded
-    forensics: Forensics
-    verdict: Verdict
 
 
 @flow(name="retrain")
@@ -100,6 +73,7 @@ def retrain(
         run = plan(run, bases)
         trained = train(run, bases)
         exported = export(run, trained)
+        run = with_doubt(run, bases, exported)
         measured = measure(run, trained, exported)
         package, version = publish(run, trained, exported, measured)
         shipped = measured.metrics["gguf"]
@@ -114,6 +88,7 @@ def retrain(
             artifacts=[trained.teacher.model, trained.student.model, exported.gguf, package],
             metrics={stage: evaluated.metrics for stage, evaluated in measured.metrics.items()},
             gates=list(measured.verdict.gates),
+            doubt=load_report(measured.metrics[GROUNDED].report.path).doubt,
             answers=golden_answers(run, shipped.report),
             worst=worst_answers(run, shipped.report),
             reports={
@@ -188,49 +163,6 @@ def export(run: Run, trained: Trained) -> ExportedModel:
     )
 
 
-def measure(run: Run, trained: Trained, exported: ExportedModel) -> Measured:
-    """Task metrics of every stage and of the champion on this test split, weight forensics, and the verdict."""
-    asking = _Asking(
-        prompt=run.settings.prompt,
-        limits=run.settings.evaluation.limits(exported.longest),
-        labels=run.snapshot.label_set,
-        rules=run.rules,
-    )
-    stages = {"teacher": trained.teacher.model, "student": trained.student.model, "gguf": exported.gguf}
-    metrics = {stage: _evaluated(run, model, stage, asking) for stage, model in stages.items()}
-    metrics[GROUNDED] = _evaluated(run, exported.gguf, GROUNDED, asking, Mode.GROUNDED)
-    champion, champion_metrics, champion_grounded = fetch_champion(run.settings.model_name, run.home), None, None
-    if champion:
-        file, package = Artifact.of("champion", champion.package.gguf), champion.package
-        own = _Asking(package.prompt, package.modelfile.limits, package.labels, package.rules)  # as on the devices
-        champion_metrics = _evaluated(run, file, "champion", own).metrics
-        champion_grounded = _evaluated(run, file, "champion_grounded", own, Mode.GROUNDED).metrics
-    forensics = run.steps.run(
-        inspect_weights,
-        base=trained.base,
-        teacher=trained.teacher.model,
-        student=trained.student.model,
-        gguf=exported.gguf,
-        champion=Artifact.of("champion", champion.package.gguf) if champion else None,
-        ratio_max=run.settings.gates.norm_outlier_ratio_max,
-    )
-    verdict = judge_gates(
-        candidate=metrics["gguf"].metrics,
-        champion=champion_metrics,
-        champion_name=champion.name if champion else None,
-        outliers_vs_base=forensics.vs_base,
-        outliers_vs_champion=forensics.vs_champion,
-        checks={
-            "prompt_parity": exported.verification.prompt_parity,
-            "gguf_verification": exported.verification.passed,
-        },
-        thresholds=run.settings.gates,
-        candidate_grounded=metrics[GROUNDED].metrics,
-        champion_grounded=champion_grounded,
-    )
-    return Measured(metrics, forensics, verdict)
-
-
 def publish(
     run: Run, trained: Trained, exported: ExportedModel, measured: Measured
 ) -> tuple[Artifact, models.RegisteredVersion]:
@@ -279,20 +211,3 @@ def publish(
         },
     )
     return package, version
-
-
-def _evaluated(run: Run, model: Artifact, stage: str, asking: _Asking, mode: Mode = Mode.FREE) -> EvaluatedModel:
-    evaluation = run.settings.evaluation
-    return run.steps.run(
-        evaluate_model.titled(f"evaluate {stage}"),
-        model=model,
-        snapshot=run.snapshot,
-        prompt=asking.prompt,
-        max_new_tokens=asking.limits.num_predict,
-        context=asking.limits.num_ctx,
-        parallel=evaluation.slots if model.path.suffix == ".gguf" else evaluation.batch_size,
-        threads=evaluation.llama_threads,
-        labels=asking.labels,
-        rules=asking.rules,
-        mode=mode,
-    )

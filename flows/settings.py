@@ -80,6 +80,18 @@ class AnswerSettings(_Settings):
         default=GROUNDED_MIN, ge=0.0, le=1.0,
         description="share of a type's training values that stand in their command, from which on all must",
     )  # fmt: skip
+    false_rejects: float = Field(
+        default=0.01, ge=0.0, le=1.0, description="share of the commands in scope that may be rejected for their score"
+    )
+    ask_below: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="confidence of an answer below which a person is to be asked"
+    )
+    folds: int = Field(
+        default=0,
+        ge=0,
+        description="teachers to train for the calibration, each asked what it was not trained on; 0 asks the shipped "
+        "file the validation rows",
+    )
 
 
 class RetrainingSettings(_Settings):

@@ -11,6 +11,7 @@ from flows.run import Run
 from registry.artifacts import Artifact
 from registry.errors import GateBlocked
 from registry.files import write_text
+from tasks.doubt.report import DoubtReport
 from tasks.evaluation.metrics import Metrics
 from tasks.gates.judge import Gate
 
@@ -42,6 +43,7 @@ class RetrainSummary(BaseModel):
     artifacts: list[Artifact]
     metrics: dict[str, Metrics]
     gates: list[Gate]
+    doubt: DoubtReport | None = None  # how sure grounded answers are on the test split, where that was calibrated
     answers: list[Answer]  # to the golden commands
     worst: list[Answer]  # wrong ones of the test split: no JSON first, then the wrong intent, then wrong entities
     reports: dict[str, Path]  # evaluation of the shipped file, weight forensics, data checks: HTML pages

@@ -111,10 +111,12 @@ def evaluate_model(
             dataset=snapshot.dataset,
             dataset_sha256=snapshot.sha256,
             decoding=mode,
+            doubt=rules.doubt if mode == Mode.GROUNDED else None,
         )
         json_path, html_path = step.folder / f"{stage}.json", step.folder / f"{stage}.html"
         write_report(report, json_path=json_path, html_path=html_path)
         log.log_metrics(report.metrics.model_dump())
+        log.log_metrics(report.doubt.figures() if report.doubt else {})
         for path in (json_path, html_path):
             log.log_artifact(path)
     return EvaluatedModel(

@@ -8,6 +8,7 @@ from typing import Self
 import json_repair
 from pydantic import BaseModel, ConfigDict, Field
 
+from deployment.answers.doubt import Confidence, Doubt
 from deployment.answers.spans import span_of
 from deployment.runtimes.decoding import Mode
 from deployment.runtimes.prediction import Prediction
@@ -26,6 +27,7 @@ class Span(BaseModel):
     value: str
     start: int | None = None
     end: int | None = None
+    confidence: float | None = None  # that the value is right, 0..1, where the model's doubt is calibrated
 
 
 class Answer(BaseModel):
@@ -37,6 +39,9 @@ class Answer(BaseModel):
     intent: str | None
     entities: dict[str, str | list[str]] = Field(default_factory=dict)
     spans: tuple[Span, ...] = ()
+    confidence: float | None = None  # that all of the answer is right, 0..1, where the model's doubt is calibrated
+    intent_confidence: float | None = None
+    ask_person: bool = False  # the confidence is less than the package asks for
     done: bool = True  # False while a stream goes on
     decoding: Mode = Mode.GROUNDED
     repaired: bool = False  # a free answer that was no JSON until it was mended
@@ -56,7 +61,15 @@ class Answer(BaseModel):
         return None if self.intent is None else Response(intent=self.intent, entities=self.entities)
 
     @classmethod
-    def of(cls, command: str, prediction: Prediction, *, mode: Mode, longest: int | None = None) -> Self:
+    def of(
+        cls,
+        command: str,
+        prediction: Prediction,
+        *,
+        mode: Mode,
+        longest: int | None = None,
+        doubt: Doubt | None = None,
+    ) -> Self:
         """The answer in what a model said. A free one that is no JSON is repaired where that gives an answer."""
         response, repaired = parse_answer(prediction.text), False
         if response is None and mode == Mode.FREE and prediction.text:
@@ -65,11 +78,15 @@ class Answer(BaseModel):
         failure = prediction.failure
         if response is None and not failure:
             failure = f"The model's answer is not of the form that it should have: {prediction.text[:200]!r}."
+        sure = doubt.confidence(prediction.logprobs, response.intent) if doubt and response else None
         return cls(
             command=command,
             intent=response.intent if response else None,
             entities=response.entities if response else {},
-            spans=_spans(command, response.listed()) if response else (),
+            spans=_spans(command, response.listed(), sure) if response else (),
+            confidence=sure and sure.answer,
+            intent_confidence=sure and sure.intent,
+            ask_person=bool(doubt and sure and sure.answer < doubt.ask_below),
             decoding=mode,
             repaired=repaired,
             longest=longest,
@@ -90,11 +107,13 @@ class Answer(BaseModel):
         )
 
 
-def _spans(command: str, values: list[tuple[str, str]]) -> tuple[Span, ...]:
-    found = []
+def _spans(command: str, values: list[tuple[str, str]], sure: Confidence | None = None) -> tuple[Span, ...]:
+    found, confidences = [], {}
+    for field in reversed(sure.fields if sure else ()):  # of a value that comes again, the first
+        confidences[field.type, field.value] = field.score
     for name, value in values:
         start, end = span_of(value, command) or (None, None)
-        found.append(Span(type=name, value=value, start=start, end=end))
+        found.append(Span(type=name, value=value, start=start, end=end, confidence=confidences.get((name, value))))
     return tuple(found)
 
 

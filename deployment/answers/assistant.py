@@ -15,6 +15,7 @@ from deployment.packages.found import find_model
 from deployment.runtimes.decoding import ANSWER_SECONDS, AnswerLimits, Mode
 from deployment.runtimes.llama_server import LlamaServer
 from deployment.runtimes.opened import open_served
+from deployment.runtimes.prediction import Prediction
 from registry.cores import usable_cores
 from registry.records import LabelSet
 
@@ -28,7 +29,8 @@ class Assistant:
     OpenAI-compatible server. ``decoding`` is "grounded", "schema" or "free"; None takes
     "grounded" where the model's labels are known, from its package or ``labels``, and "free" elsewhere. A file
     answers ``parallel`` commands at a time on ``threads`` cores, 0 for all that are of use. An answer is given up after
-    ``answer_seconds``. An instance may be shared by threads.
+    ``answer_seconds``. A grounded one tells how sure it is where the package was calibrated, which takes time;
+    ``confidence`` False leaves it out. An instance may be shared by threads.
 
     Raises UsageError for a model that cannot be used, ServiceUnavailable for a server that is out of reach; both are
     a :class:`GemmillError`. A command that gets no answer raises nothing: its answer has a ``failure``.
@@ -43,12 +45,15 @@ class Assistant:
         threads: int = 0,
         parallel: int = 1,
         answer_seconds: float = ANSWER_SECONDS,
+        confidence: bool = True,
     ) -> None:
         self._found = find_model(str(model), labels=Path(labels) if labels else None)
         if decoding is None:
             decoding = Mode.FREE if self._found.labels is None else Mode.GROUNDED
         self.decoding = Mode(decoding)
         limits = self._found.limits or AnswerLimits()
+        rules = self._found.rules
+        self._doubt = rules.doubt if rules and confidence and self.decoding == Mode.GROUNDED else None
         self._stack = ExitStack()
         self._runtime = self._stack.enter_context(
             open_served(
@@ -58,7 +63,7 @@ class Assistant:
                 parallel=parallel,
                 context=limits.num_ctx,
                 max_new_tokens=limits.num_predict,
-                decoding=self._found.decoding(self.decoding),
+                decoding=self._found.decoding(self.decoding, logprobs=None if confidence else 0),
                 answer_seconds=answer_seconds,
             )
         )
@@ -89,17 +94,14 @@ class Assistant:
     def answer_many(self, commands: Sequence[str]) -> list[Answer]:
         """The answers in the order of ``commands``, with a progress bar on a terminal."""
         predictions = self._runtime.answer(commands)
-        return [
-            Answer.of(command, prediction, mode=self.decoding, longest=self._longest(command))
-            for command, prediction in zip(commands, predictions, strict=True)
-        ]
+        return [self._whole(command, prediction) for command, prediction in zip(commands, predictions, strict=True)]
 
     def stream(self, command: str) -> Iterator[Answer]:
         """The answer as it comes: one for each field that has become certain, and the whole one, which is ``done``."""
         text, shown = "", Answer.so_far(command, "", mode=self.decoding)
         for item in self._runtime.stream(command):
             if not isinstance(item, str):
-                yield Answer.of(command, item, mode=self.decoding, longest=self._longest(command))
+                yield self._whole(command, item)
                 return
             text += item
             now = Answer.so_far(command, text, mode=self.decoding)
@@ -136,6 +138,9 @@ class Assistant:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.close)
+
+    def _whole(self, command: str, prediction: Prediction) -> Answer:
+        return Answer.of(command, prediction, mode=self.decoding, longest=self._longest(command), doubt=self._doubt)
 
     def _longest(self, command: str) -> int | None:
         """Words of a value at the most where the server holds answers by a schema and the command is long."""

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from deployment.answers.doubt import Doubt
 from deployment.answers.spans import Form, span_of
 from registry.errors import UsageError, validation_message
 from registry.records import MAX_VALUE, MAX_VALUES, LabelSet, Record, Response
@@ -39,6 +40,7 @@ class AnswerRules(BaseModel):
     shared: tuple[tuple[str, str], ...] = Field(
         default=(), description="pairs of types that have the same value in a training row"
     )
+    doubt: Doubt | None = Field(default=None, description="how sure grounded answers are; null: it was not calibrated")
 
     @property
     def free(self) -> list[str]:

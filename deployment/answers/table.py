@@ -9,7 +9,7 @@ from deployment.answers.assistant import Assistant
 from registry.errors import UsageError
 
 _COMMAND = "command"
-_COLUMNS = [_COMMAND, "intent", "entities", "decoding", "failure"]
+_COLUMNS = [_COMMAND, "intent", "entities", "confidence", "ask_person", "decoding", "failure"]
 _UNNAMED = (0, "0", None)  # what pandas calls the column of a plain list
 
 
@@ -23,8 +23,9 @@ class TableAssistant:
     def predict(self, model_input: pandas.DataFrame | Mapping[str, Sequence[str]] | Sequence[str]) -> pandas.DataFrame:
         """The answers to the column ``command``, or to the one column that has no name, under the input's index.
 
-        A row has command, intent, entities (type to value, or to a list of values), decoding and failure; intent is
-        None where there is no answer. Raises UsageError where there is no such column, or a row without a command.
+        A row has command, intent, entities (type to value, or to a list of values), confidence (0..1, None where the
+        model is not calibrated), ask_person, decoding and failure; intent is None where there is no answer. Raises
+        UsageError where there is no such column, or a row without a command.
         """
         table = model_input if isinstance(model_input, pandas.DataFrame) else pandas.DataFrame(model_input)
         commands = _commands(table)

@@ -9,6 +9,7 @@ from deployment.answers.answer import Answer
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _TOKENS = (4, 8, 16, 32, 64, 128, 256, 512)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _MOST_INTENTS = 100  # a free answer can hold any; the rest is counted together
 _OTHER = "other"
 
@@ -37,6 +38,10 @@ class Metrics:
         self._repairs = Counter(
             "gemmill_repairs", "Answers that were no JSON until they were mended.", registry=registry
         )
+        self._confidence = Histogram(
+            "gemmill_confidence", "How sure answers are that they are right.", buckets=_SHARES, registry=registry
+        )
+        self._low = Counter("gemmill_low_confidence", "Answers for which a person is to be asked.", registry=registry)
         self._failures = Counter("gemmill_failures", "Commands that the model has no answer to.", registry=registry)
         self._refused = Counter(
             "gemmill_refused", "Requests that were refused, by reason.", ("reason",), registry=registry
@@ -65,6 +70,9 @@ class Metrics:
         self._by_intent.labels(self._known(answer.intent)).inc()
         self._out_of_scope.inc(answer.out_of_scope)
         self._repairs.inc(answer.repaired)
+        if answer.confidence is not None:
+            self._confidence.observe(answer.confidence)
+            self._low.inc(answer.ask_person)
 
     def refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()

@@ -27,22 +27,24 @@ class FoundModel:
     labels: LabelSet | None = None
     rules: AnswerRules | None = None
 
-    def decoding(self, mode: Mode) -> Decoding:
+    def decoding(self, mode: Mode, *, logprobs: int | None = None) -> Decoding:
         """How the answers of this model are held. Raises UsageError where the mode needs labels and none are known."""
-        return decoding_of(mode, self.labels, self.rules)
+        return decoding_of(mode, self.labels, self.rules, logprobs=logprobs)
 
 
 def find_model(model: str, *, labels: Path | None) -> FoundModel:
     """What ``model`` names: a package's folder, a file with or without its Modelfile, ``labels.toml`` and
     ``answers.json`` beside it, or anything else as it is.
 
-    ``labels`` go over those that are found; other labels than the package's leave its rules out. Raises UsageError
-    where a package or one of these files cannot be used.
+    ``labels`` go over those that are found, with the ``answers.json`` beside them; other labels than the package's
+    leave its rules out. Raises UsageError where a package or one of these files cannot be used.
     """
     found = _find(model)
     if labels is None:
         return found
-    given = load_label_set(labels)
+    given, rules = load_label_set(labels), labels.with_name(RULES)
+    if rules.is_file():
+        return replace(found, labels=given, rules=read_rules(rules, given))
     same = found.labels is not None and (given.entities, given.many) == (found.labels.entities, found.labels.many)
     return replace(found, labels=given, rules=found.rules if same else default_rules(given))
 

@@ -3,11 +3,12 @@
 Left alone, Ollama cuts a prompt beyond its context without a word, and an answer that reaches the end can abort it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from deployment.runtimes.logprobs import TokenLogprobs
 from registry.errors import UsageError
 
 # A client's temperature goes over the Modelfile's, and Ollama's OpenAI endpoint sets 1.0 where the client gives none;
@@ -59,6 +60,11 @@ class Mode(StrEnum):
 class Decoding(Protocol):
     """What an answer is held to, as each server takes it, and what becomes of the text then."""
 
+    @property
+    def logprobs(self) -> int:
+        """How many of the likeliest tokens of each place the server is to tell; 0 for none, which takes no time."""
+        ...
+
     def llama_cpp(self, command: str) -> Mapping[str, Any]:
         """The fields of a request to llama.cpp that hold the answer."""
         ...
@@ -67,13 +73,15 @@ class Decoding(Protocol):
         """The same for a server that takes a JSON Schema; None where the answer is free."""
         ...
 
-    def finished(self, text: str) -> str:
-        """The answer in the text that came back."""
+    def finished(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
+        """The answer in the text that came back, and in what was told of its tokens."""
         ...
 
 
 class Free:
     """Answers as the model gives them."""
+
+    logprobs = 0
 
     def llama_cpp(self, command: str) -> Mapping[str, Any]:
         return {}
@@ -81,7 +89,7 @@ class Free:
     def json_schema(self, command: str) -> None:
         return None
 
-    def finished(self, text: str) -> str:
+    def finished(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
         return text
 
 

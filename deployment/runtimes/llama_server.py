@@ -23,6 +23,7 @@ from deployment.prompts.turns import Turns
 from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, AnswerLimits, Decoding, sampling
 from deployment.runtimes.lines import lines_of
 from deployment.runtimes.llama_process import LlamaProcess
+from deployment.runtimes.logprobs import TokenLogprobs, token_logprobs
 from deployment.runtimes.prediction import Prediction, answer_concurrently
 from registry.errors import ServiceUnavailable, UsageError
 
@@ -30,6 +31,7 @@ _TEXTS_PER_REQUEST = 500
 _IDLE_SECONDS = 2.0  # of a connection; llama.cpp closes it after 5, and what is sent at that moment is lost
 _CERTAIN = 1e6  # added to a logit: far above any other
 _EVENT = b"data: "
+_LOGPROBS = "completion_probabilities"
 # Explicit, since a GGUF may carry sampling defaults of its own; no prompt cache, so that an answer depends on
 # nothing that was asked before.
 _GREEDY = {"temperature": 0.0, "samplers": ["temperature"], "cache_prompt": False}
@@ -171,7 +173,7 @@ class LlamaServer:
 
     def _logprobs(self, ids: Sequence[int], n: int | None, options: Mapping[str, Any]) -> list[dict[int, float]]:
         body = {"prompt": list(ids), "n_probs": n or self._vocabulary_size, **options, **_GREEDY}
-        found = self._post("/completion", body)["completion_probabilities"]
+        found = self._post("/completion", body)[_LOGPROBS]
         return [{item["id"]: item["logprob"] for item in token["top_logprobs"]} for token in found]
 
     def stream(self, command: str) -> Iterator[str | Prediction]:
@@ -181,6 +183,7 @@ class LlamaServer:
             yield Prediction(text="", tokens=0, seconds=0.0, failure=failure)
             return
         started, text = time.perf_counter(), ""
+        logprobs: tuple[TokenLogprobs, ...] = ()
         with (
             self._dies_with_a_reason("/completion"),
             self._client.stream("POST", "/completion", json={**self._asked(command, ids), "stream": True}) as response,
@@ -193,8 +196,9 @@ class LlamaServer:
                     continue
                 event = json.loads(line.removeprefix(_EVENT))
                 text += event["content"]
+                logprobs += token_logprobs(event.get(_LOGPROBS))
                 if event["stop"]:
-                    yield self._prediction({**event, "content": text}, started)
+                    yield self._prediction({**event, "content": text}, logprobs, started)
                 elif event["content"]:
                     yield event["content"]
 
@@ -203,21 +207,29 @@ class LlamaServer:
         if failure := self._limits.refusal(command, len(ids)):
             return Prediction(text="", tokens=0, seconds=0.0, failure=failure)
         started = time.perf_counter()
-        return self._prediction(self._post("/completion", self._asked(command, ids)), started)
+        reply = self._post("/completion", self._asked(command, ids))
+        return self._prediction(reply, token_logprobs(reply.get(_LOGPROBS)), started)
 
     def _asked(self, command: str, ids: Sequence[int]) -> dict[str, Any]:
         held = self._decoding is not FREE
         room = self._limits.num_ctx - len(ids) if held else self._limits.num_predict
-        return {"prompt": list(ids), "n_predict": room, **self._sampling, **self._decoding.llama_cpp(command)}
+        return {
+            "prompt": list(ids),
+            "n_predict": room,
+            "n_probs": self._decoding.logprobs,
+            **self._sampling,
+            **self._decoding.llama_cpp(command),
+        }
 
-    def _prediction(self, reply: Mapping[str, Any], started: float) -> Prediction:
+    def _prediction(self, reply: Mapping[str, Any], logprobs: tuple[TokenLogprobs, ...], started: float) -> Prediction:
         broken_off = self._decoding is not FREE and reply["stop_type"] == "limit"
         return Prediction(
-            text="" if broken_off else self._decoding.finished(reply["content"]),
+            text="" if broken_off else self._decoding.finished(reply["content"], logprobs),
             tokens=reply["tokens_predicted"],
             seconds=time.perf_counter() - started,
             failure="The answer did not end within the context." if broken_off else "",
             first_token=reply["timings"]["prompt_ms"] / 1000,
+            logprobs=logprobs,
         )
 
     @cached_property

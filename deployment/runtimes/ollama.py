@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -118,13 +119,13 @@ class OllamaClient:
         return found[1]
 
     def generate(
-        self, name: str, command: str, options: Mapping[str, Any], schema: Mapping[str, Any] | None = None
+        self, name: str, command: str, options: Mapping[str, Any], fields: Mapping[str, Any] = MappingProxyType({})
     ) -> ollama.GenerateResponse:
         """The whole answer to the whole command: nothing is cut to fit the context. Raises NoAnswer where none is.
 
-        With ``schema``, the answer keeps to that JSON Schema.
+        ``fields`` are more of the request's, such as ``format``, a JSON Schema that the answer keeps to.
         """
-        body = {**_asked(name, command, options, schema), "stream": False}
+        body = {**_asked(name, command, options, fields), "stream": False}
         with self._errors(name), _length_refused(command, options):
             answer = self._client._request_raw("POST", "/api/generate", json=body)
             reply = ollama.GenerateResponse.model_validate(answer.json())
@@ -133,10 +134,10 @@ class OllamaClient:
         return reply
 
     def generate_parts(
-        self, name: str, command: str, options: Mapping[str, Any], schema: Mapping[str, Any] | None = None
+        self, name: str, command: str, options: Mapping[str, Any], fields: Mapping[str, Any] = MappingProxyType({})
     ) -> Iterator[ollama.GenerateResponse]:
         """The parts of :meth:`generate`'s answer as they come; the last one is ``done``."""
-        body = {**_asked(name, command, options, schema), "stream": True}
+        body = {**_asked(name, command, options, fields), "stream": True}
         with (
             self._errors(name),
             _length_refused(command, options),
@@ -196,10 +197,9 @@ class OllamaClient:
             ) from error
 
 
-def _asked(name: str, command: str, options: Mapping[str, Any], schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _asked(name: str, command: str, options: Mapping[str, Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
     # the ollama package knows neither truncate nor shift
-    asked = {"model": name, "prompt": command, "options": dict(options), "truncate": False, "shift": False}
-    return asked if schema is None else {**asked, "format": schema}
+    return {"model": name, "prompt": command, "options": dict(options), "truncate": False, "shift": False, **fields}
 
 
 @contextmanager

@@ -37,11 +37,18 @@ class _Message(BaseModel):
     content: str | None = None
 
 
+class Logprobs(BaseModel):
+    """What a server tells of the tokens of an answer."""
+
+    content: list[dict[str, Any]] | None = None
+
+
 class Choice(BaseModel):
     """One answer, and why it ended."""
 
     message: _Message
     finish_reason: str | None = None
+    logprobs: Logprobs | None = None
 
 
 class _Usage(BaseModel):
@@ -63,6 +70,7 @@ class Completion(BaseModel):
 class _Delta(BaseModel):
     delta: _Message = Field(default_factory=_Message)
     finish_reason: str | None = None
+    logprobs: Logprobs | None = None
 
 
 class _Chunk(BaseModel):
@@ -159,7 +167,7 @@ class OpenAiClient:
                 self._require_answer(response, command)
                 yield self._read(Completion, response)
                 return
-            text, reason, usage = "", None, None
+            text, reason, usage, told = "", None, None, []
             for line in lines_of(response):
                 if not line.startswith(_EVENT) or (event := line.removeprefix(_EVENT).strip()) == _LAST_EVENT:
                     continue
@@ -167,10 +175,12 @@ class OpenAiClient:
                 usage = chunk.usage or usage
                 for choice in chunk.choices[:1]:
                     reason = choice.finish_reason or reason
+                    told += (choice.logprobs and choice.logprobs.content) or []
                     if part := choice.delta.content:
                         text += part
                         yield part
-        yield Completion(choices=[Choice(message=_Message(content=text), finish_reason=reason)], usage=usage)
+        choice = Choice(message=_Message(content=text), finish_reason=reason, logprobs=Logprobs(content=told))
+        yield Completion(choices=[choice], usage=usage)
 
     def _chunk(self, event: bytes) -> _Chunk:
         try:

@@ -10,6 +10,8 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from deployment.runtimes.logprobs import TokenLogprobs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -24,6 +26,7 @@ class Prediction:
     failure: str = ""
     latency: float | None = None  # seconds from the question to its whole answer; None where it was one of a batch
     first_token: float | None = None  # seconds to the first token, where a server tells
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of the text as the model gave it, where they were asked for
 
 
 class Runtime(Protocol):

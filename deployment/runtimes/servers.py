@@ -5,8 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import ollama
+
 from deployment.prompts.turns import as_plain_text
 from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, GREEDY, SEED, Decoding, sampling
+from deployment.runtimes.logprobs import TokenLogprobs, token_logprobs
 from deployment.runtimes.ollama import OllamaClient
 from deployment.runtimes.openai import Completion, OpenAiClient
 from deployment.runtimes.prediction import Prediction, answer_concurrently
@@ -61,11 +64,13 @@ class OllamaRuntime:
     def stream(self, command: str) -> Iterator[str | Prediction]:
         """The parts of the answer's text as they come, and the prediction at the end."""
         started, text = time.perf_counter(), ""
+        logprobs: tuple[TokenLogprobs, ...] = ()
         try:
             for part in self._client.generate_parts(*self._asked(command)):
                 text += part.response or ""
+                logprobs += _logprobs(part)
                 if part.done:
-                    yield self._prediction(text, part.eval_count, started)
+                    yield self._prediction(text, logprobs, part.eval_count, started)
                 elif part.response:
                     yield part.response
         except NoAnswer as error:
@@ -77,15 +82,25 @@ class OllamaRuntime:
             reply = self._client.generate(*self._asked(command))
         except NoAnswer as error:
             return _no_answer(error, started)
-        return self._prediction(reply.response or "", reply.eval_count, started)
+        return self._prediction(reply.response or "", _logprobs(reply), reply.eval_count, started)
 
-    def _asked(self, command: str) -> tuple[str, str, Mapping[str, Any], Mapping[str, Any] | None]:
+    def _asked(self, command: str) -> tuple[str, str, Mapping[str, Any], Mapping[str, Any]]:
         schema = self._decoding.json_schema(command)
         options = self._sampling if schema is None else {**self._sampling, "num_predict": _NO_BOUND}
-        return self._name, as_plain_text(command), options, schema
+        fields = {} if schema is None else {"format": schema}
+        if likeliest := self._decoding.logprobs:
+            fields |= {"logprobs": True, "top_logprobs": likeliest}
+        return self._name, as_plain_text(command), options, fields
 
-    def _prediction(self, text: str, tokens: int | None, started: float) -> Prediction:
-        return Prediction(text=self._decoding.finished(text), tokens=tokens or 0, seconds=time.perf_counter() - started)
+    def _prediction(
+        self, text: str, logprobs: tuple[TokenLogprobs, ...], tokens: int | None, started: float
+    ) -> Prediction:
+        return Prediction(
+            text=self._decoding.finished(text, logprobs),
+            tokens=tokens or 0,
+            seconds=time.perf_counter() - started,
+            logprobs=logprobs,
+        )
 
 
 class OpenAiRuntime:
@@ -156,22 +171,31 @@ class OpenAiRuntime:
     def _prediction(self, reply: Completion, started: float) -> Prediction:
         choice, tokens = reply.choices[0], reply.tokens
         failure = _not_ended(choice.finish_reason, tokens)
+        logprobs = token_logprobs(choice.logprobs and choice.logprobs.content)
         return Prediction(
-            text="" if failure else self._decoding.finished(choice.message.content or ""),
+            text="" if failure else self._decoding.finished(choice.message.content or "", logprobs),
             tokens=tokens,
             seconds=time.perf_counter() - started,
             failure=failure,
+            logprobs=logprobs,
         )
 
     def _fields(self, command: str) -> Mapping[str, Any]:
+        asked: dict[str, Any] = {}
+        if likeliest := self._decoding.logprobs:
+            asked = {"logprobs": True, "top_logprobs": likeliest}
         if self._is_llama:
-            return {**_LLAMA_GREEDY, **sampling(self._temperature), **self._decoding.llama_cpp(command)}
-        asked: dict[str, Any] = {"temperature": self._temperature}
+            return {**asked, **_LLAMA_GREEDY, **sampling(self._temperature), **self._decoding.llama_cpp(command)}
+        asked["temperature"] = self._temperature
         schema = self._decoding.json_schema(command)
         if schema is not None:
             # not as "strict", for which OpenAI wants every property required
             asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
         return asked | ({"seed": SEED} if self._temperature else {})
+
+
+def _logprobs(reply: ollama.GenerateResponse) -> tuple[TokenLogprobs, ...]:
+    return token_logprobs([item.model_dump() for item in reply.logprobs or ()])
 
 
 def _no_answer(error: NoAnswer, started: float) -> Prediction:

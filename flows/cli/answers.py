@@ -7,6 +7,7 @@ import typer
 
 from deployment.runtimes.decoding import MINIMUM_CONTEXT, Mode
 from flows.cli.options import (
+    ConfidenceOption,
     ContextOption,
     DataOption,
     DecodingOption,
@@ -44,6 +45,7 @@ def ask(
     labels: Annotated[Path | None, typer.Option(help="Label set (TOML) for a model that brings none.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show each field as soon as it is certain.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each answer as JSON, with all that is known.")] = False,
+    confidence: ConfidenceOption = True,
     threads: ThreadsOption = 0,
     home: HomeOption = None,
 ) -> None:
@@ -55,7 +57,14 @@ def ask(
 
     require_sound(command, data, out, stream=stream)
     located = local_model(model, Home(path=locate_home(home)))
-    with Assistant(located, decoding=decoding, labels=labels, threads=threads, parallel=8 if data else 1) as assistant:
+    with Assistant(
+        located,
+        decoding=decoding,
+        labels=labels,
+        threads=threads,
+        parallel=8 if data else 1,
+        confidence=confidence,
+    ) as assistant:
         if data and out:
             answer_file(assistant, data, out)
         else:
@@ -81,6 +90,7 @@ def evaluate(
     """Ask a model every command of a file and score the answers."""
     from flows.cli.console import console, metric_table
     from flows.cli.evaluation import Asked, evaluation_of
+    from tasks.doubt.report import doubt_table
     from tasks.evaluation.report import write_report
 
     require_all_writable(json_path, html_path)
@@ -95,6 +105,8 @@ def evaluate(
     report = evaluation_of(model, data, labels, locate_home(home), asked, decoding)()
     write_report(report, json_path=json_path, html_path=html_path)
     console.print(metric_table({report.title: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
+    if report.doubt:
+        console.print(doubt_table({report.title: report.doubt}))
 
 
 @app.command(rich_help_panel="Models")
@@ -137,3 +149,53 @@ def compare(
     comparison = compare_reports(*(evaluate() for evaluate in both))
     write_comparison(comparison, json_path=json_path, html_path=html_path)
     console.print(comparison_table(comparison))
+
+
+@app.command(rich_help_panel="Models")
+def prompts(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders, .gguf files or packages.")],
+    data: DataOption,
+    instructions: Annotated[
+        Path | None, typer.Option(help='TOML file, name = "text" each; else from no word to all that the labels tell.')
+    ] = None,
+    labels: LabelsOption = None,
+    threads: ThreadsOption = 0,
+    parallel: ParallelOption = 8,
+    max_new_tokens: NewTokensOption = None,
+    context: ContextOption = 2 * MINIMUM_CONTEXT,
+    decoding: DecodingOption = Mode.FREE,
+    home: HomeOption = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Try instructions before each command, and tell what each is worth for each model."""
+    import json
+
+    from flows.cli.console import console
+    from flows.cli.evaluation import Asked, evaluation_of, read_labelled
+    from registry.files import write_text
+    from tasks.evaluation.instructions import instruction_table, known_instructions, read_instructions
+
+    require_all_writable(json_path)
+    place, labelled = locate_home(home), read_labelled(data, labels)
+    tried = read_instructions(instructions) if instructions else known_instructions(labelled.labels)
+    asked = Asked(
+        instruction="",
+        threads=threads,
+        context=context,
+        parallel=parallel,
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+    )
+    evaluations = {
+        (model, name): evaluation_of(model, data, labels, place, asked, decoding, instruction=text)
+        for model in models
+        for name, text in tried.items()
+    }
+    metrics = {named: evaluate().metrics for named, evaluate in evaluations.items()}
+    if json_path:
+        rows = [
+            {"model": model, "instruction": name, "text": tried[name], **figures.model_dump()}
+            for (model, name), figures in metrics.items()
+        ]
+        write_text(json_path, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    console.print(instruction_table(metrics, f"{labelled.labels.name}, {len(labelled.records):,} records, {decoding}"))

@@ -43,6 +43,8 @@ def converse(assistant: Assistant, command: str | None, *, stream: bool, as_json
         else:
             answer = assistant.answer(asked)
             print(answer.model_dump_json() if as_json else _plain(answer), flush=True)  # noqa: T201
+        if answer.ask_person and not as_json:
+            errors.print(f"Ask a person: this answer is {answer.confidence:.0%} sure.", style="yellow")
         if answer.failure:
             if command is not None:
                 raise ServiceUnavailable(answer.failure)
@@ -158,10 +160,15 @@ def _highlighted(answer: Answer) -> Text:
     for span in answer.spans:
         if span.start is not None and span.end is not None:
             text.stylize(_style(types, span.type), span.start, span.end)
-    text.append(f"\n  {answer.intent or '…'}", "bold")
+    text.append(f"\n  {answer.intent or '…'}", "bold").append(_sure(answer.intent_confidence), "dim")
     for span in answer.spans:
         text.append(f"\n  {span.type}: ").append(span.value, _style(types, span.type))
+        text.append(_sure(span.confidence), "dim")
     return text if answer.done else text.append("\n  …", "dim")
+
+
+def _sure(confidence: float | None) -> str:
+    return "" if confidence is None else f"  {confidence:.0%}"
 
 
 def _style(types: list[str], name: str) -> str:

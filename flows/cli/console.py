@@ -156,6 +156,7 @@ def device_table(report: "DeployReport") -> Table:
 
 def print_retrain(summary: "RetrainSummary", home: Path | None) -> None:
     """Metrics, gates, artifacts, golden answers of the file, and what to type next, ``home`` as it was given."""
+    from tasks.doubt.report import doubt_table
     from tasks.gates.judge import Verdict
     from tasks.gates.report import verdict_table
 
@@ -164,6 +165,8 @@ def print_retrain(summary: "RetrainSummary", home: Path | None) -> None:
     console.print(artifact_table(summary.artifacts))
     console.print(verdict_table(Verdict(passed=summary.passed, gates=tuple(summary.gates))))
     console.print(metric_table(summary.metrics, f"{snapshot['dataset']}, snapshot {snapshot['id']}, {rows:,} records"))
+    if summary.doubt:
+        console.print(doubt_table({"grounded answers": summary.doubt}))
     _print_answers(summary.answers)
     reused = f", reused: {', '.join(summary.reused)}" if summary.reused else ""
     console.print(f"\nSteps took {sum(summary.seconds.values()):.0f} s{reused}. Reports:")

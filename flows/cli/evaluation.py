@@ -1,11 +1,12 @@
 """A model of any form, asked every command of a file: what ``evaluate`` and ``compare`` run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_checks.contract import read_jsonl
 from data_checks.refusals import LinesRefused
+from deployment.answers.doubt import Doubt
 from deployment.packages.found import find_model
 from deployment.prompts.prompt import Prompt
 from deployment.prompts.turns import Turns, turns_in
@@ -35,7 +36,9 @@ class LabelledData:
     records: list[Record]
     labels: LabelSet
 
-    def evaluate(self, runtime: Runtime, *, model: str, path: Path, decoding: str = Mode.FREE) -> EvaluationReport:
+    def evaluate(
+        self, runtime: Runtime, *, model: str, path: Path, decoding: str = Mode.FREE, doubt: Doubt | None = None
+    ) -> EvaluationReport:
         """The greedy answers of ``runtime`` to the records, scored; ``path`` is its file or folder."""
         with runtime:
             runtime.answer([self.records[0].command])  # a model's first answer is slow, and none that counts
@@ -49,6 +52,7 @@ class LabelledData:
             dataset=self.labels.name,
             dataset_sha256=file_sha256(self.file),
             decoding=decoding,
+            doubt=doubt,
         )
 
 
@@ -65,11 +69,19 @@ class Asked:
 
 
 def evaluation_of(
-    model: str, data: Path, labels: Path | None, home: Path, asked: Asked, mode: Mode = Mode.FREE
+    model: str,
+    data: Path,
+    labels: Path | None,
+    home: Path,
+    asked: Asked,
+    mode: Mode = Mode.FREE,
+    *,
+    instruction: str | None = None,
 ) -> Callable[[], EvaluationReport]:
     """What scores the answers of ``model`` to the records of ``data``, once all is found.
 
     Answers that are not free are held by the model's own labels, or ``labels``; never by what the scored rows hold.
+    ``instruction`` goes before each command in place of the model's own.
 
     Raises:
         UsageError: model, data or label set cannot be used.
@@ -79,9 +91,16 @@ def evaluation_of(
     labelled = read_labelled(data, labels)
     found = find_model(models.local_model(model, Home(path=home)), labels=labels)
     limits = found.limits or AnswerLimits(num_ctx=asked.context)
+    prompt = found.prompt or Prompt(instruction=asked.instruction, turns=turns_of(Path(found.spec)))
+    if instruction is not None:
+        if not Path(found.spec).exists():
+            raise UsageError(
+                f"{masked(model)} is a server, which has its own prompt; give a file, a folder or a package."
+            )
+        prompt, limits = replace(prompt, instruction=instruction), replace(limits, num_ctx=asked.context)
     runtime = open_runtime(
         found.spec,
-        prompt=found.prompt or Prompt(instruction=asked.instruction, turns=turns_of(Path(found.spec))),
+        prompt=prompt,
         threads=asked.threads or usable_cores(),
         context=limits.num_ctx,
         max_new_tokens=asked.max_new_tokens or limits.num_predict,
@@ -89,7 +108,8 @@ def evaluation_of(
         temperature=asked.temperature,
         decoding=found.decoding(mode),
     )
-    return lambda: labelled.evaluate(runtime, model=masked(model), path=Path(found.spec), decoding=mode)
+    doubt = found.rules.doubt if found.rules and mode == Mode.GROUNDED else None
+    return lambda: labelled.evaluate(runtime, model=masked(model), path=Path(found.spec), decoding=mode, doubt=doubt)
 
 
 def turns_of(model: Path) -> Turns:

@@ -26,6 +26,7 @@ def serve_model(
     *,
     decoding: Mode | None,
     labels: Path | None,
+    confidence: bool,
     threads: int,
     poll: float,
 ) -> None:
@@ -34,7 +35,7 @@ def serve_model(
     def opened() -> Assistant:
         return Assistant(
             local_model(model, home), decoding=decoding, labels=labels, threads=threads, parallel=settings.parallel,
-            answer_seconds=settings.timeout,
+            answer_seconds=settings.timeout, confidence=confidence,
         )  # fmt: skip
 
     follows = model.startswith("models:/") and _ALIAS in model

@@ -59,6 +59,12 @@ NewTokensOption = Annotated[
 TemperatureOption = Annotated[
     float, typer.Option(min=0.0, max=2.0, help="0 takes the likeliest token always; above, answers are drawn.")
 ]
+ConfidenceOption = Annotated[
+    bool,
+    typer.Option(
+        "--confidence/--no-confidence", help="How sure grounded answers are, where the package knows; takes more time."
+    ),
+]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of llama.cpp; 0 takes every core.")]
 
 

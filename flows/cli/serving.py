@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deployment.runtimes.decoding import Mode
-from flows.cli.options import HomeOption, ThreadsOption, locate_home
+from flows.cli.options import ConfidenceOption, HomeOption, ThreadsOption, locate_home
 
 app = typer.Typer()
 
@@ -24,6 +24,7 @@ def serve(
         Mode | None, typer.Option(help="free, schema or grounded; else grounded where the model's labels are known.")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Label set (TOML) for a model that brings none.")] = None,
+    confidence: ConfidenceOption = True,
     threads: ThreadsOption = 0,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Answers that are made at a time.")] = 4,
     keys: Annotated[
@@ -53,4 +54,7 @@ def serve(
         loopback=loopback, log_texts=log_texts,
     )  # fmt: skip
     with listening_socket(host, port) as served:
-        serve_model(model, served, settings, located, decoding=decoding, labels=labels, threads=threads, poll=poll)
+        serve_model(
+            model, served, settings, located, decoding=decoding, labels=labels, confidence=confidence, threads=threads,
+            poll=poll,
+        )  # fmt: skip

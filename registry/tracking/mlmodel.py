@@ -53,6 +53,8 @@ def _signature() -> "ModelSignature":
                 ColSpec("string", "command"),
                 ColSpec("string", "intent", required=False),
                 ColSpec(Map(AnyType()), "entities"),
+                ColSpec("double", "confidence", required=False),
+                ColSpec("boolean", "ask_person"),
                 ColSpec("string", "decoding"),
                 ColSpec("string", "failure"),
             ]

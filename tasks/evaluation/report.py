@@ -9,10 +9,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.markup import escape
 from rich.table import Table
 
+from deployment.answers.doubt import Doubt
 from deployment.runtimes.prediction import Prediction
 from registry.errors import UsageError, validation_message
 from registry.files import write_text
 from registry.records import LabelSet, Record, Response, parse_answer
+from tasks.doubt.report import DOUBT_TITLES, DoubtReport, doubt_figure, doubt_report
+from tasks.doubt.scores import scored_answers
 from tasks.evaluation.bootstrap import Interval, percentile_interval, resampled_ratios
 from tasks.evaluation.metrics import (
     METRIC_TITLES,
@@ -42,6 +45,7 @@ class EvaluatedRow(BaseModel):
     got: Response | None  # the answer as the contract reads it, None where it is invalid
     ok: bool  # an exact match
     failure: str = ""  # why there is no answer
+    confidence: float | None = None  # that the answer is right, where the model says
 
 
 class EvaluationReport(BaseModel):
@@ -58,6 +62,7 @@ class EvaluationReport(BaseModel):
     metrics: Metrics
     intervals: dict[str, Interval | None]  # 95 %: Wilson for shares of rows, bootstrap over rows for entities
     confusion: Confusion
+    doubt: DoubtReport | None = None  # where the model's answers say how sure they are
     rows: list[EvaluatedRow]
 
     @property
@@ -76,8 +81,11 @@ def evaluation_report(
     dataset: str,
     dataset_sha256: str,
     decoding: str = "free",
+    doubt: Doubt | None = None,
 ) -> EvaluationReport:
     """Judge every prediction; a command that was not answered is answered wrongly, and told.
+
+    ``doubt`` is what the scores of the model's answers mean, where they tell them.
 
     Raises UsageError where a record does not fit the label set.
     """
@@ -96,6 +104,7 @@ def evaluation_report(
         metrics=metrics,
         intervals=_intervals(sums),
         confusion=confusion(records, predictions, labels),
+        doubt=doubt_report(scored_answers(records, predictions), doubt) if doubt else None,
         rows=[
             EvaluatedRow(
                 number=number,
@@ -105,12 +114,19 @@ def evaluation_report(
                 got=parse_answer(answer),
                 ok=ok,
                 failure=prediction.failure,
+                confidence=_confidence(doubt, prediction),
             )
             for number, (record, prediction, answer, ok) in enumerate(
                 zip(records, predictions, answers, right, strict=True), start=1
             )
         ],
     )
+
+
+def _confidence(doubt: Doubt | None, prediction: Prediction) -> float | None:
+    response = parse_answer(prediction.text) if doubt else None
+    sure = doubt.confidence(prediction.logprobs, response.intent) if doubt and response else None
+    return sure and sure.answer
 
 
 def load_report(path: Path) -> EvaluationReport:
@@ -132,13 +148,17 @@ def write_report(report: EvaluationReport, *, json_path: Path | None = None, htm
 
 
 def report_html(report: EvaluationReport) -> str:
-    """A page that needs no network: metrics, confusion matrix, every wrong row, then the others."""
+    """A page that needs no network: metrics, doubt, confusion matrix, every wrong row, then the others."""
+    from tasks.reports.figures import embedded  # matplotlib takes a while to import
+
     rows = sorted(report.rows, key=lambda row: row.ok)
     wrong = [row for row in rows if not row.ok]
     return render(
         "report.html.j2",
         report=report,
         titles=METRIC_TITLES,
+        doubt_titles=DOUBT_TITLES,
+        doubt_picture=embedded(doubt_figure(report.doubt)) if report.doubt else "",
         wrong=wrong,
         right=rows[len(wrong) :],
         largest=max((max(counts) for counts in report.confusion.counts), default=0),

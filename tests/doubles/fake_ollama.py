@@ -236,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
         text = self._answer(request, messages, request.get("options") or {})
         counts = {"eval_count": len(text), "eval_duration": 10_000_000 * max(len(text), 1)}
         last = {"model": request["model"], "done": self.ollama.done, **counts}
+        if request.get("logprobs"):
+            last["logprobs"] = [{"token": character, "logprob": -0.01, "top_logprobs": []} for character in text]
         if not request.get("stream", True):
             return 200, {**last, "response": text}
         parts = [{"model": request["model"], "response": part, "done": False} for part in parts_of(text)]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployment.answers.rules import learn_rules
+from deployment.answers.doubt import Doubt, Sigmoid
+from deployment.answers.rules import AnswerRules, learn_rules
 from deployment.prompts.prompt import Prompt, chat_template, encode_answer, encode_prompt
 from registry.records import LabelSet, Record, Response, answer_text, label_set_toml
 from tasks.bases.scratch import build_scratch_base
@@ -16,6 +17,18 @@ from tasks.gguf.plan import QuantType
 from tasks.gguf.writer import export_gguf
 
 PROMPT = Prompt()
+_PLAIN = Sigmoid(slope=1.0, intercept=0.0)
+DOUBT = Doubt(
+    out_of_scope=_PLAIN,
+    intent=_PLAIN,
+    field=_PLAIN,
+    answer=_PLAIN,
+    out_of_scope_from=-1.0,
+    ask_below=0.5,
+    in_scope_rows=300,
+    out_of_scope_rows=40,
+    source="rows of a test",
+)
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +110,12 @@ def model(
     (folder / "labels.toml").write_text(label_set_toml(plant_labels))
     (folder / "answers.json").write_text(learn_rules(plant_records, plant_labels).model_dump_json())
     return Path(shutil.copy(learnt_gguf, folder))
+
+
+@pytest.fixture(scope="session")
+def doubting(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with rules that say how sure it is: as sure as it is itself."""
+    folder = Path(shutil.copytree(model.parent, tmp_path_factory.mktemp("doubting") / "model"))
+    rules = AnswerRules.model_validate_json((folder / "answers.json").read_bytes())
+    (folder / "answers.json").write_text(rules.model_copy(update={"doubt": DOUBT}).model_dump_json())
+    return folder / model.name

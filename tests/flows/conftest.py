@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from command_line import ROWS, Gemmill, Ran
-from learnt_model import learnt_gguf, learnt_model_dir, model, plant_labels, plant_records
+from learnt_model import doubting, learnt_gguf, learnt_model_dir, model, plant_labels, plant_records
 from rich.text import Text
 
 from data_checks.sample import SAMPLE_DIR
@@ -16,7 +16,7 @@ from registry.tracking import client
 from tasks.gguf.writer import export_gguf
 from tasks.quant.types import QuantType
 
-__all__ = ["learnt_gguf", "learnt_model_dir", "model", "plant_labels", "plant_records"]
+__all__ = ["doubting", "learnt_gguf", "learnt_model_dir", "model", "plant_labels", "plant_records"]
 _LOGGERS = ("flows", "tasks", "registry", "deployment", "data_checks", "bitsandbytes")
 
 

@@ -26,6 +26,18 @@ def test_one_command_is_answered_as_a_device_does(
         assert f"{name}: {value}" in ran.out
 
 
+def test_an_answer_says_how_sure_it_is_and_whom_to_ask(gemmill: Gemmill, doubting: Path, plant_records: list[Record]):
+    ran = gemmill("ask", doubting, plant_records[0].command, "--threads", 1, "--stream")
+    assert ran.out.count("%") == 3, ran.out  # the intent and two values
+    assert not ran.err
+    strange = "x1 zz prüfe SG oil 99 tomorrow pumps leak"
+    ran = gemmill("ask", doubting, strange, "--threads", 1)
+    assert "Ask a person: this answer is " in ran.err
+    assert json.loads(ran.out)["intent"]
+    ran = gemmill("ask", doubting, strange, "--threads", 1, "--no-confidence", "--json")
+    assert Answer.model_validate_json(ran.out).confidence is None
+
+
 def test_each_line_of_standard_input_is_a_command(
     gemmill: Gemmill, model: Path, plant_records: list[Record], monkeypatch: pytest.MonkeyPatch
 ):

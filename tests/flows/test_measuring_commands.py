@@ -54,3 +54,20 @@ def test_compare_pairs_the_answers_of_two_models_row_by_row(
     assert found["mcnemar"] == {"only_a": 3, "only_b": 0, "p": 0.25}
     assert [(flip["number"], flip["better"]) for flip in found["flips"]] == [(2, "a"), (3, "a"), (4, "a")]
     assert records[1].command in page.read_text()
+
+
+def test_instructions_are_tried_on_every_model(gemmill: Gemmill, data: Path, gguf: Path, model: Path, tmp_path: Path):
+    report, written = tmp_path / "report.json", tmp_path / "instructions.toml"
+    ran = gemmill("prompts", gguf, "--data", data, "--threads", 1, "--max-new-tokens", 8, "--json", report)
+    assert ran.code == 0, ran
+    rows = json.loads(report.read_text())
+    assert [row["instruction"] for row in rows] == ["none", "task", "labels", "out of scope", "descriptions"]
+    assert "report_issue" in rows[2]["text"] and "out_of_scope" in rows[3]["text"]
+    assert all(row["rows"] == ROWS and row["model"] == str(gguf) for row in rows)
+    written.write_text('short = "Answer."\n')
+    ran = gemmill("prompts", gguf, model, "--data", data, "--instructions", written, "--max-new-tokens", 8)
+    assert ran.code == 0 and ran.out.count("short") == 2, ran
+    for text, said in (("", "holds no instruction"), ("a = 3", "holds no text for 'a'"), ("a =", "is not TOML")):
+        written.write_text(text)
+        gemmill("prompts", gguf, "--data", data, "--instructions", written).assert_refused(2, said)
+    gemmill("prompts", "ollama:m", "--data", data).assert_refused(2, "is a server, which has its own prompt")

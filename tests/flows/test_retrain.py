@@ -172,6 +172,19 @@ def test_the_mlflow_run_holds_inputs_stages_reports_and_package(first: dict, hom
     assert "package" in {item.path for item in client.list_logged_model_artifacts(package.model_id)}
 
 
+def test_the_package_and_the_run_say_how_sure_its_answers_are(first: dict, home: Path) -> None:
+    artifacts = {artifact["kind"]: Path(artifact["path"]) for artifact in first["artifacts"]}
+    doubt = json.loads((artifacts["package"] / "answers.json").read_text())["doubt"]
+    assert (doubt["in_scope_rows"], doubt["out_of_scope_rows"], doubt["source"]) == (10, 30, "validation rows")
+    assert (doubt["ask_below"], first["doubt"]["ask_below"], first["doubt"]["rows"]) == (0.5, 0.5, 40)
+    models.connect(home)
+    client = connection().client
+    run = client.get_run(first["run_id"])
+    below = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    [grounded] = [child for child in below if child.data.tags["stage"] == "evaluate-gguf-grounded"]
+    assert grounded.data.metrics["doubt.auroc"] == first["doubt"]["auroc"]["value"]
+
+
 def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(
     first: dict, home: Path, data: Path, gemmill: Gemmill, prefect_server: str
 ) -> None:
@@ -238,7 +251,7 @@ def test_vocabulary_texts_and_depth_come_before_the_labels(
     profile, texts, report = tmp_path / "pruned.toml", tmp_path / "texts.txt", tmp_path / "summary.json"
     profile.write_text(
         f"{head}{training}\n[vocabulary]\nwords = 0\nminimum_count = 1\n[student.depth]\nlayers = 3\n"
-        f"[pretraining]{recipe}"
+        f"[pretraining]{recipe}\n[answers]\nfolds = 2\n"
     )
     texts.write_text("".join(f"Surface grinder SG-{number} leaks.\n" for number in range(40)))
     arguments = ["retrain", "--profile", profile, "--data", data, "--home", home, "--summary", report]
@@ -248,6 +261,7 @@ def test_vocabulary_texts_and_depth_come_before_the_labels(
     assert ran.code in (0, 3), ran  # trained for a moment, it may well be blocked
     summary = json.loads(report.read_text())
     assert {"prune_teacher_vocabulary", "pretrain_teacher_base"} <= summary["seconds"].keys()
+    assert {"score_fold_1", "score_fold_2"} <= summary["seconds"].keys()
     gates = {gate["name"]: gate["passed"] for gate in summary["gates"]}
     assert gates["prompt_parity"] and gates["gguf_verification"] and gates["norm_outliers_vs_base"]
     artifacts = {artifact["kind"]: Path(artifact["path"]) for artifact in summary["artifacts"]}
@@ -260,6 +274,9 @@ def test_vocabulary_texts_and_depth_come_before_the_labels(
         assert file.metadata["gemma3.block_count"] == 3
         measured = json.loads(next((home / "steps").glob("prune_depth-*/depth.json")).read_text())
         assert file.metadata["gemmill.base_layers"] == ",".join(map(str, measured["kept"]))
+    doubt = json.loads((artifacts["package"] / "answers.json").read_text())["doubt"]
+    assert (doubt["in_scope_rows"], doubt["out_of_scope_rows"]) == (90, 270)
+    assert doubt["source"] == "2 folds of the training and validation rows"
     again = gemmill(*arguments)
     assert "prune_teacher_vocabulary" in json.loads(report.read_text())["reused"], again
 

@@ -31,7 +31,7 @@ from registry.tracking.client import connection
 __all__ = ["learnt_gguf", "learnt_model_dir", "plant_labels", "plant_records"]
 
 NAME = "learnt"
-COLUMNS = ["command", "intent", "entities", "decoding", "failure"]
+COLUMNS = ["command", "intent", "entities", "confidence", "ask_person", "decoding", "failure"]
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import tasks
 from registry.code import Code, code_behind
 from tasks.steps import Step
 
-_PHASES = ("collect", "prepare", "train", "export", "measure", "publish")
+_PHASES = ("collect", "prepare", "train", "export", "calibrate", "measure", "publish")
 _TRAINING = ("train_teacher", "distill_student", "pretrain_base", "prune_depth")
 
 
@@ -40,6 +40,7 @@ def test_only_what_keeps_results_and_runs_steps_is_left_out(behind: dict[str, Co
         ("prune_vocabulary", ("tasks/vocabulary/pruning.py", "tasks/tokenizers/reading.py")),
         ("export_gguf", ("tasks/gguf/writer.py", "deployment/runtimes/llama_child.py")),
         ("evaluate_model", ("deployment/runtimes/llama_child.py", "tasks/reports/templates/page.html.j2")),
+        ("score_fold", ("tasks/training/loop.py", "tasks/doubt/folds.py", "deployment/answers/doubt.py")),
         ("inspect_weights", ("tasks/forensics/statistics.py", "tasks/forensics/templates/inspection.html.j2")),
         (
             "package_model",
@@ -53,7 +54,9 @@ def test_a_step_is_keyed_by_what_it_runs_and_reads(behind: dict[str, Code], step
 
 @pytest.mark.parametrize("step", _TRAINING)
 def test_an_edit_of_reports_forensics_or_the_store_does_not_train_again(behind: dict[str, Code], step: str) -> None:
-    strange = ("flows/", "tasks/forensics/", "tasks/evaluation/", "tasks/gates/", "registry/store/datasets.py")
+    strange = (
+        "flows/", "tasks/doubt/", "tasks/forensics/", "tasks/evaluation/", "tasks/gates/", "registry/store/datasets.py",
+    )  # fmt: skip
     assert not [file for file in behind[step].files if file.startswith(strange)]
 
 
@@ -64,5 +67,5 @@ def test_libraries_count_for_the_steps_that_use_them(behind: dict[str, Code]) ->
     }
     assert users["great_expectations"] == {"check_data"}
     assert set(_TRAINING) <= users["peft"] and not users["peft"] & {"check_data", "package_model", "inspect_weights"}
-    assert users["xllamacpp"] == {"evaluate_model", "export_gguf"}
+    assert users["xllamacpp"] == {"evaluate_model", "export_gguf", "score_fold", "score_validation"}
     assert set(_TRAINING) <= users["tokenizers"]

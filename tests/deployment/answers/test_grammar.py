@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from deployment.answers.rules import AnswerRules, TypeRules
 from deployment.answers.spans import Form, span_of, spans
 from deployment.prompts.prompt import Prompt
 from deployment.runtimes.llama_server import LlamaServer
+from deployment.runtimes.logprobs import TokenLogprobs
 from registry.records import MAX_COMMAND, MAX_VALUE, LabelSet, Record, Response, answer_text, parse_answer
 
 
@@ -36,7 +37,7 @@ class AnyAnswer(Grounded):
         banned = [[token, False] for token in self.banned]
         return {**super().llama_cpp(self.told), "logit_bias": banned, "temperature": 1.5, "seed": self.seed}
 
-    def finished(self, text: str) -> str:
+    def finished(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
         return text
 
 

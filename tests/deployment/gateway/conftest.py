@@ -4,9 +4,9 @@ from pathlib import Path
 import httpx
 import pytest
 from gateways import gateway, source_of
-from learnt_model import learnt_gguf, learnt_model_dir, model, plant_labels, plant_records
+from learnt_model import doubting, learnt_gguf, learnt_model_dir, model, plant_labels, plant_records
 
-__all__ = ["learnt_gguf", "learnt_model_dir", "model", "plant_labels", "plant_records"]
+__all__ = ["doubting", "learnt_gguf", "learnt_model_dir", "model", "plant_labels", "plant_records"]
 
 
 @pytest.fixture(scope="package")

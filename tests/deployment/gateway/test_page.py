@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from browser import Browser
-from gateways import eventually
+from gateways import eventually, gateway, source_of
 
 from deployment.gateway.page import rendered_page
 from registry.records import LabelSet, Record
@@ -34,6 +34,20 @@ def test_names_of_a_plant_are_only_text_on_the_page() -> None:
     assert "<script>alert" not in page
     assert html.escape("<i>model") in page
     assert 'id="key"' in page
+
+
+@pytest.mark.skipif(not Browser.is_installed(), reason="chromium or chromedriver is not installed")
+def test_the_page_says_how_sure_an_answer_is(doubting: Path, tmp_path: Path, plant_records: list[Record]) -> None:
+    with gateway(source_of(doubting), tmp_path) as client, Browser() as browser:
+        browser.open(str(client.base_url))
+        browser.type("#command", plant_records[0].command)
+        browser.click("#ask button")
+        eventually(lambda: "% sure" in browser.run("return document.getElementById('said').textContent"))
+        assert browser.run("return document.querySelector('mark small').textContent").startswith("asset ")
+        browser.type("#command", "x1 zz prüfe SG oil 99 tomorrow pumps leak")
+        browser.click("#ask button")
+        eventually(lambda: "Ask a person" in browser.run("return document.querySelector('.fault')?.textContent ?? ''"))
+        assert not browser.complaints()
 
 
 @pytest.mark.skipif(not Browser.is_installed(), reason="chromium or chromedriver is not installed")

@@ -114,6 +114,18 @@ def test_what_happened_is_counted(model: Path, tmp_path: Path, plant_records: li
         assert sample in text, f"{sample} in\n{text}"
 
 
+def test_how_sure_answers_are_is_told_and_counted(doubting: Path, tmp_path: Path, plant_records: list[Record]) -> None:
+    with gateway(source_of(doubting), tmp_path) as client:
+        sure = client.post("/v1/audit", json={"command": plant_records[0].command}).json()
+        strange = client.post("/v1/audit", json={"command": "x1 zz prüfe SG oil 99 tomorrow pumps leak"}).json()
+        text = client.get("/metrics").text
+    assert sure["confidence"] > 0.5 > strange["confidence"]
+    assert [sure["ask_person"], strange["ask_person"]] == [False, True]
+    assert all(span["confidence"] > 0.5 for span in sure["spans"])
+    assert "gemmill_low_confidence_total 1.0" in text
+    assert "gemmill_confidence_count 2.0" in text
+
+
 def test_the_description_names_every_route_with_an_example(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {

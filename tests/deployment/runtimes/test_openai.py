@@ -68,13 +68,15 @@ def test_a_command_that_is_too_long_for_a_llama_server_stops_no_other(llama_serv
 
 def test_an_answer_that_fills_the_context_of_a_llama_server_is_none(llama_server: str):
     class Endless:
+        logprobs = 0
+
         def llama_cpp(self, command: str) -> dict[str, str]:
             return {"grammar": 'root ::= "a" root'}
 
         def json_schema(self, command: str) -> None:
             return None
 
-        def finished(self, text: str) -> str:
+        def finished(self, text: str, logprobs: object = ()) -> str:
             return text
 
     [found] = ask(llama_server, "check", decoding=Endless())

@@ -72,9 +72,11 @@ def test_a_report_is_read_back_as_it_was_written(report: EvaluationReport, tmp_p
     assert document["format"] == "gemmill-evaluation/1"
     assert set(document) == {
         "format", "model", "sha256", "decoding", "dataset", "dataset_sha256", "metrics", "intervals", "confusion",
-        "rows",
+        "doubt", "rows",
     }  # fmt: skip
-    assert set(document["rows"][0]) == {"number", "command", "expected", "answer", "got", "ok", "failure"}
+    assert set(document["rows"][0]) == {
+        "number", "command", "expected", "answer", "got", "ok", "failure", "confidence",
+    }  # fmt: skip
 
 
 def test_what_is_no_report_is_refused(tmp_path: Path):
