@@ -74,11 +74,18 @@ class DoubtReport(BaseModel):
 
 def doubt_report(answers: Sequence[ScoredAnswer], doubt: Doubt) -> DoubtReport:
     """The report of ``answers``, which ``doubt`` was not calibrated on, nor the model trained."""
-    scores = np.array([answer.out_of_scope for answer in answers], dtype=np.float64).reshape(len(answers), 2)
+    return pooled_report([(answer, doubt) for answer in answers])
+
+
+def pooled_report(pairs: Sequence[tuple[ScoredAnswer, Doubt]]) -> DoubtReport:
+    """The same where answers are of several models, each with its own doubt."""
+    answers = [answer for answer, _ in pairs]
+    scores = _array([answer.out_of_scope for answer in answers])
     outside = [answer.rejected for answer in answers if answer.out_of_scope.right]
     inside = [answer.rejected for answer in answers if not answer.out_of_scope.right]
-    whole = np.array([_whole(answer, doubt) for answer in answers], dtype=np.float64).reshape(len(answers), 2)
-    unasked = whole[whole[:, 0] >= doubt.ask_below]
+    whole = _array([_whole(answer, doubt) for answer, doubt in pairs])
+    below = np.array([doubt.ask_below for _, doubt in pairs])
+    unasked = whole[whole[:, 0] >= below]
     return DoubtReport(
         rows=len(answers),
         out_of_scope_rows=len(outside),
@@ -86,12 +93,16 @@ def doubt_report(answers: Sequence[ScoredAnswer], doubt: Doubt) -> DoubtReport:
         out_of_scope_recall=_share(outside),
         false_rejects=_share(inside),
         ece_answer=_estimate(whole, ece),
-        ece_intent=_estimate(_confidences([answer.intent for answer in answers], doubt.intent), ece),
-        ece_field=_estimate(_confidences([field for answer in answers for field in answer.fields], doubt.field), ece),
-        ece_out_of_scope=_estimate(_confidences([answer.out_of_scope for answer in answers], doubt.out_of_scope), ece),
+        ece_intent=_estimate(_array([_sure(answer.intent, doubt.intent) for answer, doubt in pairs]), ece),
+        ece_field=_estimate(
+            _array([_sure(field, doubt.field) for answer, doubt in pairs for field in answer.fields]), ece
+        ),
+        ece_out_of_scope=_estimate(
+            _array([_sure(answer.out_of_scope, doubt.out_of_scope) for answer, doubt in pairs]), ece
+        ),
         asked=1 - len(unasked) / len(whole) if len(whole) else None,
         right_unasked=_share([bool(right) for _, right in unasked]),
-        ask_below=doubt.ask_below,
+        ask_below=float(below.mean()) if len(below) else 0.0,
         reliability=[(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in _bins(whole)],
         curve=risk_coverage(whole),
     )
@@ -163,8 +174,11 @@ def _whole(answer: ScoredAnswer, doubt: Doubt) -> tuple[float, bool]:
     return doubt.answer(answer.answer.score), answer.answer.right
 
 
-def _confidences(judged: Sequence[Judged], meaning: Callable[[float], float]) -> _Pairs:
-    pairs = [(meaning(item.score), item.right) for item in judged]
+def _sure(judged: Judged, meaning: Callable[[float], float]) -> tuple[float, bool]:
+    return meaning(judged.score), judged.right
+
+
+def _array(pairs: Sequence[tuple[float, bool]]) -> _Pairs:
     return np.array(pairs, dtype=np.float64).reshape(len(pairs), 2)
 
 
