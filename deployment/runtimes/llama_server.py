@@ -33,8 +33,9 @@ _CERTAIN = 1e6  # added to a logit: far above any other
 _EVENT = b"data: "
 _LOGPROBS = "completion_probabilities"
 # Explicit, since a GGUF may carry sampling defaults of its own; no prompt cache, so that an answer depends on
-# nothing that was asked before.
-_GREEDY = {"temperature": 0.0, "samplers": ["temperature"], "cache_prompt": False}
+# nothing that was asked before. The likeliest token is taken first, or all others would be weighed where probabilities
+# are told, which takes as long as they.
+_GREEDY = {"temperature": 0.0, "top_k": 1, "samplers": ["top_k", "temperature"], "cache_prompt": False}
 
 
 class LlamaServer:

@@ -5,15 +5,17 @@
 MODEL is a package's folder or a .gguf file with its Modelfile, labels.toml and answers.json beside it; DATA a folder
 with test.jsonl. The first table scores the answers to DATA's test split; the second times commands of so many words,
 made by joining DATA's own, on one thread of llama.cpp: each is asked freely and grounded in turn, four times, and where
-both gave the same text their least times are compared, so that a longer answer is not taken for a slower grammar. Last,
-the longest command that a record may have is answered at --context.
+both gave the same text their least times are compared, so that a longer answer is not taken for a slower grammar. The
+third does the same for grounded answers without and with what tells how sure they are. Last, the longest command that a
+record may have is answered at --context.
 """
 
 import argparse
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +26,7 @@ from data_checks.contract import read_jsonl
 from deployment.packages.found import FoundModel, find_model
 from deployment.runtimes.decoding import Mode
 from deployment.runtimes.llama_server import LlamaServer
+from deployment.runtimes.logprobs import LIKELIEST
 from deployment.runtimes.prediction import Prediction
 from registry.errors import UsageError
 from registry.records import MAX_COMMAND, LabelSet, Record
@@ -33,10 +36,9 @@ from tests.benchmarks.bench_device import peak_mib
 _ROUNDS = 2  # of each command, in each of which every server is asked twice
 
 
-def serve(found: FoundModel, mode: Mode, *, context: int) -> LlamaServer:
-    return LlamaServer(
-        Path(found.spec), prompt=found.prompt, threads=1, slots=1, context=context, decoding=found.decoding(mode)
-    )
+def serve(found: FoundModel, mode: Mode, *, context: int, logprobs: int = 0) -> LlamaServer:
+    decoding = found.decoding(mode, logprobs=logprobs)
+    return LlamaServer(Path(found.spec), prompt=found.prompt, threads=1, slots=1, context=context, decoding=decoding)
 
 
 def quality_table(found: FoundModel, records: Sequence[Record], labels: LabelSet, *, context: int) -> Table:
@@ -70,16 +72,17 @@ def joined(commands: Sequence[str], words: int, count: int) -> Iterator[str]:
 
 
 def cost_table(
-    found: FoundModel, records: Sequence[Record], counts: Sequence[int], *, each: int, context: int
+    servers: Mapping[str, LlamaServer], records: Sequence[Record], counts: Sequence[int], *, each: int
 ) -> Table:
-    """The time of free and grounded answers by the length of the command."""
+    """The time of two servers' answers by the length of the command; ``servers`` by how they are called."""
     commands = [record.command for record in records]
-    table = Table(title=f"grounding by the words of a command, {each} commands each", title_justify="left")
-    for column in ("words", "free s", "grounded s", "same answers", "grounded / free there", "difference there, ms"):
+    cheap, dear = servers
+    table = Table(title=f"{dear} by the words of a command, {each} commands each", title_justify="left")
+    for column in ("words", f"{cheap} s", f"{dear} s", "same answers", "ratio there", "difference there, ms"):
         table.add_column(column, justify="right")
-    with serve(found, Mode.FREE, context=context) as free, serve(found, Mode.GROUNDED, context=context) as grounded:
+    with servers[cheap] as one, servers[dear] as other:
         for words in counts:
-            pairs = [_fastest(free, grounded, text) for text in joined(commands, words, each)]
+            pairs = [_fastest(one, other, text) for text in joined(commands, words, each)]
             same = [(one.seconds, other.seconds) for one, other in pairs if one.text == other.text]
             table.add_row(
                 str(words),
@@ -124,8 +127,12 @@ def main() -> None:
         raise UsageError(f"{arguments.data} does not fit the model's label set.")
     console = Console(width=150)
     console.print(quality_table(found, records, found.labels, context=arguments.context))
-    each = {"each": arguments.commands, "context": arguments.context}
-    console.print(cost_table(found, records, arguments.words, **each))
+    grounded = partial(serve, found, Mode.GROUNDED, context=arguments.context)
+    for pair in (
+        {"free": serve(found, Mode.FREE, context=arguments.context), "grounded": grounded()},
+        {"grounded": grounded(), "with confidence": grounded(logprobs=LIKELIEST)},
+    ):
+        console.print(cost_table(pair, records, arguments.words, each=arguments.commands))
     longest = " ".join(record.command for record in records)[:MAX_COMMAND]
     with serve(found, Mode.GROUNDED, context=arguments.context) as server:
         answer = _timed(server, longest)

@@ -16,6 +16,7 @@ from deployment.answers.policy import Grounded
 from deployment.answers.rules import AnswerRules, TypeRules
 from deployment.answers.spans import Form, span_of, spans
 from deployment.prompts.prompt import Prompt
+from deployment.runtimes.decoding import sampling
 from deployment.runtimes.llama_server import LlamaServer
 from deployment.runtimes.logprobs import TokenLogprobs
 from registry.records import MAX_COMMAND, MAX_VALUE, LabelSet, Record, Response, answer_text, parse_answer
@@ -35,7 +36,7 @@ class AnyAnswer(Grounded):
 
     def llama_cpp(self, command: str) -> Mapping[str, Any]:
         banned = [[token, False] for token in self.banned]
-        return {**super().llama_cpp(self.told), "logit_bias": banned, "temperature": 1.5, "seed": self.seed}
+        return {**super().llama_cpp(self.told), "logit_bias": banned, **sampling(1.5), "seed": self.seed}
 
     def finished(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
         return text
