@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.options import (
+    HomeOption,
     HtmlOption,
     InstructionOption,
     JsonOption,
@@ -23,23 +24,26 @@ app = typer.Typer()
 
 @app.command(rich_help_panel="Models")
 def inspect(
-    model: Annotated[str, typer.Argument(help="HF folder or hub id, adapter folder, or .gguf file.")],
+    model: Annotated[
+        str, typer.Argument(help="HF or adapter folder, hub id, .gguf file, package folder or models:/NAME@ALIAS.")
+    ],
     baseline: Annotated[str | None, typer.Option(help="Model to compare with, such as the base.")] = None,
+    home: HomeOption = None,
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
 ) -> None:
     """Show every norm and weight, and which norm gains outgrew the baseline's."""
     require_all_writable(json_path, html_path)
     from flows.cli.console import console
+    from flows.cli.weights import weights_of
     from registry.files import write_text
-    from tasks.checkpoints.hub import model_path
     from tasks.forensics import tables
     from tasks.forensics.comparison import compare_outliers
     from tasks.forensics.report import write_report
     from tasks.forensics.statistics import tensor_statistics
 
-    statistics = tensor_statistics(model_path(model))
-    other = tensor_statistics(model_path(baseline)) if baseline else None
+    statistics = tensor_statistics(weights_of(model, home))
+    other = tensor_statistics(weights_of(baseline, home)) if baseline else None
     baselines = {"baseline": other} if other else {}
     if json_path:
         write_text(json_path, statistics.to_json())
@@ -234,12 +238,15 @@ def prune_vocab(
 
 @app.command(rich_help_panel="Models", name="import")
 def import_(
-    gguf: Annotated[Path, typer.Argument(help="GGUF file of a model.")],
+    model: Annotated[str, typer.Argument(help="GGUF file of a model, package folder or models:/NAME@ALIAS.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold anything.")],
+    home: HomeOption = None,
 ) -> None:
     """Turn a GGUF file into a Hugging Face folder."""
     from flows.cli.console import console
+    from flows.cli.weights import weights_of
     from tasks.gguf.reader import import_gguf
 
+    gguf = weights_of(model, home)
     import_gguf(gguf, out)
     console.print(f"{out}: config, tokenizer and float32 weights of {gguf.name}", markup=False)

@@ -33,6 +33,11 @@ def test_inspect_writes_every_norm_and_names_the_one_that_outgrew_the_baseline(
     assert _NORM.removesuffix(".weight") in page.read_text()
 
 
+def test_a_server_shows_no_weights(gemmill: Gemmill) -> None:
+    gemmill("inspect", "http://bob:secret@127.0.0.1:1").assert_refused(2, "is a server, which shows no weights")
+    assert "secret" not in gemmill("inspect", "http://bob:secret@127.0.0.1:1").err
+
+
 def test_inspect_reads_the_same_gains_from_a_folder_and_from_its_gguf(
     gemmill: Gemmill, tiny_model_dir: Path, gguf: Path, tmp_path: Path
 ) -> None:

@@ -185,6 +185,19 @@ def test_the_package_and_the_run_say_how_sure_its_answers_are(first: dict, home:
     assert grounded.data.metrics["doubt.auroc"] == first["doubt"]["auroc"]["value"]
 
 
+def test_its_weights_are_inspected_by_package_and_by_name(first: dict, home: Path, gemmill: Gemmill) -> None:
+    artifacts = {artifact["kind"]: Path(artifact["path"]) for artifact in first["artifacts"]}
+    named = f"models:/{first['model_name']}/{first['model_version']}"
+    report, found = home / "norms.json", []
+    for model in (artifacts["gguf"], artifacts["package"], named):
+        ran = gemmill("inspect", model, "--json", report, "--home", home)
+        assert ran.code == 0, ran
+        found.append(json.loads(report.read_text())["tensors"])
+    assert found[0] == found[1] == found[2]
+    assert gemmill("import", named, home / "imported", "--home", home).code == 0
+    assert (home / "imported" / "model.safetensors").is_file()
+
+
 def test_an_unchanged_retrain_reuses_every_step_and_keeps_the_version(
     first: dict, home: Path, data: Path, gemmill: Gemmill, prefect_server: str
 ) -> None:
