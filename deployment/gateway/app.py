@@ -15,6 +15,7 @@ from deployment.gateway import chat, examples
 from deployment.gateway.asking import Asking, events
 from deployment.gateway.backend import Backend, Source
 from deployment.gateway.bodies import Audit, Batch, Chat, Json
+from deployment.gateway.examples import EVENTS
 from deployment.gateway.faults import add_handlers
 from deployment.gateway.feedback import Correction
 from deployment.gateway.guard import BATCH, Guard
@@ -26,7 +27,6 @@ from deployment.gateway.problems import MEDIA_TYPE as PROBLEM
 from deployment.gateway.problems import Problem
 from deployment.gateway.settings import GatewaySettings
 
-_EVENTS = "text/event-stream"
 _TITLE = "gemmill gateway"
 _ABOUT = "Audit commands in, strict JSON out. Every error is an RFC 9457 problem."
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -84,7 +84,7 @@ def _add_answers(app: FastAPI, asking: Asking, rate: Rate) -> None:
     async def audit_stream(body: Audit) -> Response:
         """The answer as server-sent events: one for each field that has become certain, and the whole one last, which
         is ``done``. An event named ``error`` is a problem that ends the stream."""
-        return StreamingResponse(await events(asking.stream(body.command)), media_type=_EVENTS)
+        return StreamingResponse(await events(asking.stream(body.command)), media_type=EVENTS)
 
 
 def _add_chat(app: FastAPI, asking: Asking, backend: Backend) -> None:
@@ -95,7 +95,7 @@ def _add_chat(app: FastAPI, asking: Asking, backend: Backend) -> None:
         if not body.stream:
             return JSONResponse(chat.completion(answer, backend.name))
         lines = [f"data: {examples.compact(chunk)}\n\n" for chunk in chat.chunks(answer, backend.name)]
-        return Response("".join([*lines, f"data: {chat.DONE}\n\n"]), media_type=_EVENTS)
+        return Response("".join([*lines, f"data: {chat.DONE}\n\n"]), media_type=EVENTS)
 
     @app.get("/v1/models", tags=["OpenAI"])
     async def models() -> Json:

@@ -2,12 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
 from deployment.gateway.limits import MAX_BATCH
 from registry.records import MAX_COMMAND
 
 COMMAND = "Pump P-7 leaks at the shaft seal."  # of the examples
+# JSON Schema's words for what the checks below refuse; what is a blank is Python's to say, not a regex's \s
+_BLANKS = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+NOT_BLANK = {"minLength": 1, "pattern": rf"[^{_BLANKS}]"}
+_SOUND = {"minLength": 1, "pattern": rf"^[^\u0000]*[^\u0000{_BLANKS}][^\u0000]*$"}
 
 
 def _sound(command: str) -> str:
@@ -20,7 +24,7 @@ def _sound(command: str) -> str:
 
 Command = Annotated[
     str,
-    Field(max_length=MAX_COMMAND, description="what a technician types", examples=[COMMAND]),
+    Field(max_length=MAX_COMMAND, description="what a technician types", examples=[COMMAND], json_schema_extra=_SOUND),
     AfterValidator(_sound),
 ]
 
@@ -73,7 +77,7 @@ class Chat(BaseModel):
 
     model: str = ""
     messages: list[Message] = Field(min_length=1)
-    stream: bool = False
+    stream: StrictBool | None = False
 
     @property
     def command(self) -> str | None:

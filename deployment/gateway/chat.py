@@ -32,9 +32,7 @@ def completion(answer: Answer, model: str) -> Json:
 
 def chunks(answer: Answer, model: str) -> Iterator[Json]:
     """The same as a stream, the text in one piece: what an answer ends up as can differ from how it began."""
-    head = _head("chat.completion.chunk", model)
-    for delta, reason in (({"role": "assistant", "content": _text(answer)}, None), ({}, "stop")):
-        yield {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+    yield from _chunks(_head("chat.completion.chunk", model), _text(answer))
 
 
 def model_list(model: str) -> Json:
@@ -48,3 +46,12 @@ def _head(kind: str, model: str) -> Json:
 def _text(answer: Answer) -> str:
     """As a device answers."""
     return json.dumps({"intent": answer.intent, "entities": answer.entities}, ensure_ascii=False)
+
+
+def _chunks(head: Json, text: str) -> Iterator[Json]:
+    for delta, reason in (({"role": "assistant", "content": text}, None), ({}, "stop")):
+        yield {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+
+
+_EXAMPLE_HEAD: Json = {"id": EXAMPLE["id"], "object": "chat.completion.chunk", "created": EXAMPLE["created"]}
+EXAMPLE_CHUNKS = list(_chunks({**_EXAMPLE_HEAD, "model": EXAMPLE["model"]}, _EXAMPLE_TEXT))

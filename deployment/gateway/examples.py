@@ -4,7 +4,10 @@ import json
 from typing import Any
 
 from deployment.gateway.bodies import COMMAND, Json
-from deployment.gateway.chat import EXAMPLE
+from deployment.gateway.chat import DONE, EXAMPLE, EXAMPLE_CHUNKS
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
 
 _ANSWER: Json = {
     "command": COMMAND,
@@ -20,10 +23,12 @@ def compact(content: Json) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
-def _shown(media_type: str, example: Any) -> dict[int | str, dict[str, Any]]:
-    return {200: {"content": {media_type: {"example": example}}}}
+def _shown(examples: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """``examples`` by their media types."""
+    return {200: {"content": {media_type: {"example": example} for media_type, example in examples.items()}}}
 
 
-ANSWER = _shown("application/json", _ANSWER)
-CHAT = _shown("application/json", EXAMPLE)
-STREAM = _shown("text/event-stream", f"data: {compact({**_ANSWER, 'done': False})}\n\ndata: {compact(_ANSWER)}\n\n")
+_CHUNKS = "".join(f"data: {compact(chunk)}\n\n" for chunk in EXAMPLE_CHUNKS)
+ANSWER = _shown({JSON: _ANSWER})
+CHAT = _shown({JSON: EXAMPLE, EVENTS: f"{_CHUNKS}data: {DONE}\n\n"})
+STREAM = _shown({EVENTS: f"data: {compact({**_ANSWER, 'done': False})}\n\ndata: {compact(_ANSWER)}\n\n"})

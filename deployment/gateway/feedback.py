@@ -5,12 +5,24 @@ import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
-from deployment.gateway.bodies import COMMAND, Command
-from registry.records import Response
+from deployment.gateway.bodies import COMMAND, NOT_BLANK, Command
+from registry.records import MAX_VALUE, MAX_VALUES, Response
 
+_VALUE = {"type": "string", "maxLength": MAX_VALUE, **NOT_BLANK}
+_VALUES = {"type": "array", "items": _VALUE, "minItems": 1, "maxItems": MAX_VALUES}
+# what Response checks by code, in JSON Schema's words
+_ENTITIES = {"type": "object", "propertyNames": NOT_BLANK, "additionalProperties": {"anyOf": [_VALUE, _VALUES]}}
+_RESPONSE = {
+    "type": "object",
+    "properties": {"intent": {"type": "string", "minLength": 1}, "entities": _ENTITIES},
+    "required": ["intent", "entities"],
+    "additionalProperties": False,
+}
+_Said = Annotated[Response, WithJsonSchema(_RESPONSE)]
 _WRITING = threading.Lock()
 
 
@@ -26,8 +38,8 @@ class Correction(BaseModel):
     )
 
     command: Command
-    response: Response
-    answer: Response | None = None
+    response: _Said
+    answer: _Said | None = None
 
     def append_to(self, path: Path) -> None:
         """Add the correction, with the time, as a line of JSON that is there whole or not at all.

@@ -3,11 +3,13 @@
 import json
 import re
 import stat
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 from gateways import assert_problem, gateway, source_of
+from jsonschema import Draft202012Validator
 
 from deployment.answers.answer import Answer
 from deployment.answers.assistant import Assistant
@@ -141,6 +143,38 @@ def test_the_description_names_every_route_with_an_example(client: httpx.Client)
             assert schema["examples"], name
     example = described["components"]["schemas"]["Audit"]["examples"][0]
     assert client.post("/v1/audit", json=example).status_code == 200
+
+
+def test_the_description_refuses_what_the_routes_refuse(client: httpx.Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    commands = Draft202012Validator(schemas["Audit"])
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
+    unusual = [character for character in characters if character.isspace() or not character.isprintable()]
+    for text in ["", "x" * 2001, "a\0b", "a\n", " \n", *unusual[:2000]]:
+        sound = bool(text.strip()) and "\0" not in text and len(text) <= 2000
+        assert commands.is_valid({"command": text}) == sound, ascii(text)
+    pattern = re.compile(schemas["Audit"]["properties"]["command"]["pattern"])
+    for character in characters:
+        assert bool(pattern.search(character)) == (bool(character.strip()) and character != "\0"), ascii(character)
+    corrections = Draft202012Validator(schemas["Correction"])
+    for value, sound in (
+        ("P-1", True), (["P-1", "P-2"], True), ("\u00a0", False), ([], False), (["P-1", " "], False),
+        ("x" * 200, True), ("x" * 201, False), (["x"] * 16, True), (["x"] * 17, False),
+    ):  # fmt: skip
+        sent = {"command": "x", "response": {"intent": "check_asset", "entities": {"asset": value}}}
+        assert corrections.is_valid(sent) == sound, value
+        assert client.post("/v1/feedback", json=sent).is_success == sound, value
+
+
+def test_the_form_of_a_chat_is_the_described_one(client: httpx.Client) -> None:
+    described = client.get("/openapi.json").json()["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]
+    sent = {"messages": [{"role": "user", "content": "Oil leak at SG-402."}]}
+    for stream in (None, False, True):
+        response = client.post("/v1/chat/completions", json=sent | {"stream": stream})
+        assert response.status_code == 200
+        assert response.headers["content-type"].partition(";")[0] in described["content"]
+    for stream in (0, 1, "true", "no"):
+        assert_problem(client.post("/v1/chat/completions", json=sent | {"stream": stream}), 400, "stream")
 
 
 def test_corrections_are_kept_for_the_owner_alone(client: httpx.Client, home: Path) -> None:
