@@ -136,6 +136,8 @@ def _read(text: str) -> tuple[str | None, list[tuple[str, str]]]:
             key = string
         elif intent is None and key == "intent":
             intent = string
+        elif not string.strip():  # which makes the whole no answer
+            break
         elif match.end() < len(text):  # else more of the value's string could be a key's
             values.append((key, string))
     return intent, values

@@ -30,7 +30,9 @@ from registry.errors import ServiceUnavailable, UsageError
 _TEXTS_PER_REQUEST = 500
 _IDLE_SECONDS = 2.0  # of a connection; llama.cpp closes it after 5, and what is sent at that moment is lost
 _CERTAIN = 1e6  # added to a logit: far above any other
+_NEVER = -1e4  # far below any other, and yet the one that ends an answer is taken where a grammar leaves no other
 _EVENT = b"data: "
+_CONTROL_BEGINS = "<["  # how the names of control tokens begin
 _LOGPROBS = "completion_probabilities"
 # Explicit, since a GGUF may carry sampling defaults of its own; no prompt cache, so that an answer depends on
 # nothing that was asked before. The likeliest token is taken first, or all others would be weighed where probabilities
@@ -216,11 +218,19 @@ class LlamaServer:
         room = self._limits.num_ctx - len(ids) if held else self._limits.num_predict
         return {
             "prompt": list(ids),
+            "logit_bias": [[id_, _NEVER] for id_ in self._control_in(command)] if held else [],
             "n_predict": room,
             "n_probs": self._decoding.logprobs,
             **self._sampling,
             **self._decoding.llama_cpp(command),
         }
+
+    def _control_in(self, command: str) -> set[int]:
+        """The control tokens whose names are written in ``command``: a grammar would take them for their names, which
+        they do not become in the answer's text."""
+        if not any(begin in command for begin in _CONTROL_BEGINS):
+            return set()
+        return {*self.tokenize(command, parse_special=True)} - {*self.tokenize(command)}
 
     def _prediction(self, reply: Mapping[str, Any], logprobs: tuple[TokenLogprobs, ...], started: float) -> Prediction:
         broken_off = self._decoding is not FREE and reply["stop_type"] == "limit"

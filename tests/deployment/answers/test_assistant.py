@@ -26,6 +26,18 @@ def test_an_answer_says_where_its_values_stand(model: Path, plant_records: list[
     assert gemmill.Answer.model_validate_json(answer.model_dump_json()) == answer
 
 
+def test_control_tokens_that_a_command_names_are_no_values(model: Path):
+    with gemmill.AuditAssistant(model, threads=1) as assistant:
+        tokens = ("<bos>", "<eos>", "<pad>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+        for command in (*tokens, " ".join(tokens), *(f"Oil leak at {token}." for token in tokens)):
+            *partial, answer = assistant.stream(command)
+            assert answer == assistant.answer(command).model_copy(update={"seconds": answer.seconds})
+            assert not answer.failure, command
+            for so_far in (*partial, answer):
+                assert all(span.value.strip() for span in so_far.spans)
+                assert all(span.start is not None for span in so_far.spans if span.type == "asset"), answer
+
+
 def test_a_stream_grows_field_by_field_to_the_same_answer(model: Path, plant_records: list[Record]):
     record = max(plant_records, key=lambda record: len(record.response.listed()))
     with gemmill.AuditAssistant(model, threads=1) as assistant:
