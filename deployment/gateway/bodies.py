@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from deployment.gateway.limits import MAX_BATCH
 from registry.records import MAX_COMMAND
@@ -12,6 +12,7 @@ COMMAND = "Pump P-7 leaks at the shaft seal."  # of the examples
 _BLANKS = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_BLANK = {"minLength": 1, "pattern": rf"[^{_BLANKS}]"}
 _SOUND = {"minLength": 1, "pattern": rf"^[^\u0000]*[^\u0000{_BLANKS}][^\u0000]*$"}
+_MOST_FIELDS = 20
 
 
 def _sound(command: str) -> str:
@@ -29,19 +30,33 @@ Command = Annotated[
 ]
 
 
-class Audit(BaseModel):
+class Body(BaseModel):
+    """A body whose every field is known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_are_few(cls, fields: Any) -> Any:
+        """A megabyte of unknown ones takes a second to be refused one by one."""
+        if isinstance(fields, dict) and len(fields) > _MOST_FIELDS:
+            raise ValueError(f"{len(fields):,} fields, of which most are not known")
+        return fields
+
+
+class Audit(Body):
     """One command."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"command": COMMAND}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"command": COMMAND}]})
 
     command: Command
 
 
-class Batch(BaseModel):
+class Batch(Body):
     """Several commands, whose answers come together."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"commands": [COMMAND, "What is the weather tomorrow?"]}]}
+        json_schema_extra={"examples": [{"commands": [COMMAND, "What is the weather tomorrow?"]}]}
     )
 
     commands: list[Command] = Field(min_length=1, max_length=MAX_BATCH)
@@ -58,7 +73,7 @@ class Message(BaseModel):
     """A message of a chat, whose other fields are not read."""
 
     role: str
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
     @property
     def text(self) -> str:
@@ -76,7 +91,7 @@ class Chat(BaseModel):
     )
 
     model: str = ""
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     stream: StrictBool | None = False
 
     @property

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, WithJsonSchema
+from pydantic import ConfigDict, WithJsonSchema
 
-from deployment.gateway.bodies import COMMAND, NOT_BLANK, Command
+from deployment.gateway.bodies import COMMAND, NOT_BLANK, Body, Command
 from registry.records import MAX_VALUE, MAX_VALUES, Response
 
 _VALUE = {"type": "string", "maxLength": MAX_VALUE, **NOT_BLANK}
@@ -26,11 +26,10 @@ _Said = Annotated[Response, WithJsonSchema(_RESPONSE)]
 _WRITING = threading.Lock()
 
 
-class Correction(BaseModel):
+class Correction(Body):
     """What a person says the answer to a command should be, and what the model had said."""
 
     model_config = ConfigDict(
-        extra="forbid",
         frozen=True,
         json_schema_extra={
             "examples": [{"command": COMMAND, "response": {"intent": "report_issue", "entities": {"asset_id": "P-7"}}}]

@@ -71,7 +71,8 @@ class Rate:
 
 
 async def read_body(scope: Scope, receive: Receive, *, most: int, seconds: float) -> bytes:
-    """The whole body of a request. Raises Refused where it is larger than ``most`` bytes or does not come in time."""
+    """The whole body of a request. Raises Refused where it is larger than ``most`` bytes or does not come in time, or
+    not to its end."""
     told = dict(scope["headers"]).get(b"content-length", b"0")
     if told.isdigit() and int(told) > most:
         raise _too_large(most)
@@ -80,6 +81,8 @@ async def read_body(scope: Scope, receive: Receive, *, most: int, seconds: float
         async with asyncio.timeout(seconds):
             while True:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refused(HTTPStatus.BAD_REQUEST, "The body ended too early; send all of it.", reason="gone")
                 body += message.get("body", b"")
                 if len(body) > most:
                     raise _too_large(most)

@@ -12,6 +12,8 @@ _TOKENS = (4, 8, 16, 32, 64, 128, 256, 512)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _MOST_INTENTS = 100  # a free answer can hold any; the rest is counted together
 _OTHER = "other"
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+_OTHER_METHOD = "_OTHER"  # as OpenTelemetry has it; a client can send any
 
 
 class Metrics:
@@ -57,6 +59,7 @@ class Metrics:
         ).set_function(openings)  # fmt: skip
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        method = method if method in _METHODS else _OTHER_METHOD
         self._requests.labels(method, route, str(status)).observe(seconds)
 
     def answered(self, model: str, answer: Answer) -> None:

@@ -8,6 +8,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 MEDIA_TYPE = "application/problem+json"
+_TOLD, _LOOKED_AT = 5, 100  # faults of a body, which can have tens of thousands
+_LONGEST_MESSAGE = 200  # characters; it can hold a name, too
+_LONGEST_NAME = 40  # characters of a field's name, which a client can send itself
 AGAIN_SECONDS = 1  # after which a client may ask again where nothing better is known
 
 
@@ -48,9 +51,10 @@ def told(refused: Refused) -> JSONResponse:
 
 
 def invalid_body(faults: Sequence[Mapping[str, Any]]) -> str:
-    """The faults of a body in one sentence: where, and what, without what was sent."""
-    said = dict.fromkeys(_fault(fault["loc"][1:], fault["type"], fault["msg"]) for fault in faults)
-    return f"The request cannot be used: {'; '.join(said)}. See /openapi.json for its form."
+    """The first faults of a body in one sentence: where, and what, without what was sent."""
+    said = list(dict.fromkeys(_fault(fault["loc"][1:], fault["type"], fault["msg"]) for fault in faults[:_LOOKED_AT]))
+    more = "; and more" if len(said) > _TOLD or len(faults) > _LOOKED_AT else ""
+    return f"The request cannot be used: {'; '.join(said[:_TOLD])}{more}. See /openapi.json for its form."
 
 
 def _fault(place: Sequence[int | str], kind: str, message: str) -> str:
@@ -59,4 +63,5 @@ def _fault(place: Sequence[int | str], kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         message = "this field is not known"
     message = message.removeprefix("Value error, ")
-    return f"{'.'.join(map(str, place)) or 'the body'}: {message[:1].lower()}{message[1:]}"
+    where = ".".join(str(part)[:_LONGEST_NAME] for part in place) or "the body"
+    return f"{where}: {message[:1].lower()}{message[1:_LONGEST_MESSAGE]}"

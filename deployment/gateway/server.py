@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import uvicorn
 
 from deployment.gateway.guard import Guard
+from deployment.gateway.protocol import GatewayProtocol
 from registry.errors import UsageError
 
 _IDLE_SECONDS = 75  # of a connection; longer than clients keep one, or a request meets its end
@@ -57,6 +58,8 @@ def server_of(app: Guard) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=GatewayProtocol,
+            ws="none",  # a request for one is answered as any other
             log_config=None,
             access_log=False,
             server_header=False,

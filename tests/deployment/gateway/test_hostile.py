@@ -80,3 +80,31 @@ def test_bodies_made_to_break_a_parser_are_refused(client: httpx.Client) -> None
         assert_problem(response, 400, "")
         assert "pump" not in response.text
     assert client.get("/readyz").status_code == 200
+
+
+def test_a_body_with_faults_in_abundance_gets_a_short_answer(client: httpx.Client) -> None:
+    many: dict[str, list[Any]] = {
+        "/v1/audit": [{f"field{number}": 1 for number in range(4000)}, {"x" * 50_000: 1}],
+        "/v1/audit/batch": [{"commands": [0] * 300_000}, {f"field{number}": 1 for number in range(50_000)}],
+        "/v1/chat/completions": [
+            {"messages": [0] * 15_000},
+            {"messages": [{"role": "user", "content": [0] * 15_000}]},
+        ],
+        "/v1/feedback": [
+            {"command": "x", "response": {"intent": "x", "entities": {"x" * 50_000: " "}}},
+            {"command": "x", "response": {"intent": "x", "entities": {"x": [0] * 15_000}}},
+        ],
+    }
+    for route, bodies in many.items():
+        for body in bodies:
+            response = client.post(route, json=body)
+            assert_problem(response, 400, "cannot be used")
+            assert len(response.content) < 1000
+
+
+def test_methods_that_do_not_exist_are_counted_together(client: httpx.Client) -> None:
+    for number in range(20):
+        assert_problem(client.request(f"METHOD{number}", "/v1/audit"), 405, "not asked by this method")
+    counted = client.get("/metrics").text
+    assert "METHOD" not in counted
+    assert 'http_request_method="_OTHER",http_response_status_code="405",http_route="/v1/audit"} 20.0' in counted
