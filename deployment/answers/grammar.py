@@ -33,10 +33,15 @@ def grounded_grammar(command: str, labels: LabelSet, rules: AnswerRules) -> str:
     names: dict[tuple[Form | None, int], str] = {}
     values = {}
     for name in labels.entities:
-        kind = rules.types[name].form, _longest(rules, name)
+        form = rules.types[name].form
+        kind = form, 0 if form else rules.types[name].longest
         if kind not in names:
             names[kind] = f"string{len(names)}x"
-            strings[names[kind]] = _string(command, *kind, name=names[kind])
+            strings[names[kind]] = (
+                _span_rules(span_automaton(command, form, rules), names[kind])
+                if form
+                else [f'{names[kind]} ::= "\\"" first char{{0,{kind[1] - 1}}} "\\""']
+            )
         values[name] = names[kind]
     offered = {name: string for name, string in values.items() if strings[string]}
     lines = [*_object(labels, typed=bool(offered)), *_types(offered, labels, rules)]
@@ -45,19 +50,13 @@ def grounded_grammar(command: str, labels: LabelSet, rules: AnswerRules) -> str:
     return "\n".join([*lines, *(line for string in strings.values() for line in string)]) + "\n"
 
 
-def _longest(rules: AnswerRules, name: str) -> int:
-    """Characters of a value; grounded types of one form share theirs, for one automaton is much the smallest."""
-    known = rules.types[name]
-    if known.form is None:
-        return known.longest
-    return max(other.longest for other in rules.types.values() if other.form == known.form)
+def span_automaton(command: str, form: Form, rules: AnswerRules) -> SpanAutomaton:
+    """The values that the types of ``form`` can have in the answer to ``command``.
 
-
-def _string(command: str, form: Form | None, longest: int, *, name: str) -> list[str]:
-    """The rules of a string that is a free value, or a span; none where ``command`` has no span."""
-    if form is None:
-        return [f'{name} ::= "\\"" first char{{0,{longest - 1}}} "\\""']
-    return _span_rules(SpanAutomaton(form.of(command), longest=min(longest, MAX_VALUE // 2)), name)
+    They share the length of the longest, for one automaton is much the smallest.
+    """
+    longest = max(known.longest for known in rules.types.values() if known.form == form)
+    return SpanAutomaton(form.of(command), longest=min(longest, MAX_VALUE // 2))
 
 
 def _object(labels: LabelSet, *, typed: bool) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from deployment.answers.grammar import grounded_grammar
 from deployment.answers.rules import AnswerRules, default_rules
 from deployment.answers.schema import bounded_schema, grounded_schema
+from deployment.answers.spans import span_of
 from deployment.runtimes.decoding import FREE, Decoding, Mode
 from deployment.runtimes.logprobs import LIKELIEST, TokenLogprobs
 from registry.errors import UsageError
@@ -27,7 +28,7 @@ class Schema:
     def json_schema(self, command: str) -> Mapping[str, Any]:
         return bounded_schema(self.labels, self.rules)
 
-    def finished(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
+    def finished(self, command: str, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
         return text
 
 
@@ -48,19 +49,26 @@ class Grounded:
     def json_schema(self, command: str) -> Mapping[str, Any]:
         return grounded_schema(command, self.labels, self.rules)
 
-    def finished(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
-        """Without the values that come again: the first one stays. To ask anew without them was tried, and is worse."""
+    def finished(self, command: str, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
+        """Without the values that come again: the first one stays. To ask anew without them was tried, and is worse.
+
+        Nor with values that do not stand in ``command``: a server may not keep to a schema, and llama.cpp takes a
+        character spelled in too many bytes for the one that the grammar names, which is then no text.
+        """
         response = parse_answer(text)
         if response is None or self.labels.problems(response):
             return text
         if response.intent != OUT_OF_SCOPE and self.rules.doubt and self.rules.doubt.rejects(logprobs):
             return self._written(Response(intent=OUT_OF_SCOPE, entities={}), like=text)
-        return self._without_repetitions(text, response)
+        return self._allowed(command, text, response)
 
-    def _without_repetitions(self, text: str, response: Response) -> str:
+    def _allowed(self, command: str, text: str, response: Response) -> str:
         kept: list[tuple[str, str]] = []
         values = response.listed()
         for name, value in values:
+            form = self.rules.types[name].form
+            if form and span_of(value, form.of(command)) is None:
+                continue
             if all(value != other or self.rules.may_repeat(earlier, name) for earlier, other in kept):
                 kept.append((name, value))
         if len(kept) == len(values):

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
+from deployment.answers.grammar import span_automaton
 from deployment.answers.rules import AnswerRules
-from deployment.answers.spans import spans
+from deployment.answers.spans import Form, atoms, spans
 from registry.records import MAX_VALUE, LabelSet, answer_schema
 
 MOST_WORDS = 8  # of a value, at the most
@@ -24,8 +25,8 @@ def bounded_schema(labels: LabelSet, rules: AnswerRules) -> dict[str, Any]:
 def grounded_schema(command: str, labels: LabelSet, rules: AnswerRules) -> dict[str, Any]:
     """The schema of the answers to ``command``: the values of grounded types are one enumeration of its spans.
 
-    The spans are of up to :func:`most_words`, and where even those of one word are too many the first ones. A type that
-    no span is there for is left out.
+    These are the spans that the grammar has, of up to :func:`most_words`, and where even those of one word are too many
+    the first ones. A type that no span is there for is left out.
     """
     definitions: dict[str, Any] = {}
     entities: dict[str, Any] = {}
@@ -35,8 +36,7 @@ def grounded_schema(command: str, labels: LabelSet, rules: AnswerRules) -> dict[
             value: Mapping[str, Any] = {"type": "string", "minLength": 1, "maxLength": known.longest}
         else:
             if known.form not in definitions:
-                text = known.form.of(command)
-                definitions[known.form] = {"enum": _spans(text, most_words(text))[:_MOST_SPANS]}
+                definitions[known.form] = {"enum": _offered(command, known.form, rules)[1]}
             value = {"$ref": f"#/$defs/{known.form}"}
             if not definitions[known.form]["enum"]:
                 continue
@@ -45,22 +45,29 @@ def grounded_schema(command: str, labels: LabelSet, rules: AnswerRules) -> dict[
     return {**answer_schema(labels, entities), "$defs": used}
 
 
-def most_words(text: str) -> int:
-    """How many words a value can have in the schema of a text: fewer where it is long."""
+def most_words(command: str, form: Form, rules: AnswerRules) -> int:
+    """How many words a value of ``form`` can have in the schema of a command: fewer where it is long."""
+    return _offered(command, form, rules)[0]
+
+
+def _offered(command: str, form: Form, rules: AnswerRules) -> tuple[int, list[str]]:
+    """The words that a value can have at the most, and the values."""
+    automaton, text = span_automaton(command, form, rules), form.of(command)
+
+    def found(words: int) -> list[str]:
+        whole = spans(text, most_words=words, longest=MAX_VALUE)
+        return list(islice((span for span in whole if automaton.accepts(atoms(span))), _MOST_SPANS + 1))
+
     counts = range(MOST_WORDS, 1, -1)
-    return next((count for count in counts if len(_spans(text, count)) <= _MOST_SPANS), 1)
-
-
-def _spans(text: str, words: int) -> list[str]:
-    """The spans of up to ``words``, or one more than a schema can hold."""
-    return list(islice(spans(text, most_words=words, longest=MAX_VALUE), _MOST_SPANS + 1))
+    words = next((count for count in counts if len(found(count)) <= _MOST_SPANS), 1)
+    return words, found(words)[:_MOST_SPANS]
 
 
 def shortened(command: str, rules: AnswerRules) -> int | None:
     """The most words that a value of the answer to ``command`` can have by its schema, where these are fewer than the
     command has and than usual; else None."""
     forms = {known.form for known in rules.types.values() if known.form}
-    words = min((most_words(form.of(command)) for form in forms), default=MOST_WORDS)
+    words = min((most_words(command, form, rules) for form in forms), default=MOST_WORDS)
     return words if words < min(MOST_WORDS, len(command.split())) else None
 
 

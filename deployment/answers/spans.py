@@ -96,6 +96,15 @@ class SpanAutomaton:
                 for atom in block:
                     last = self._extend(last, atom)
 
+    def accepts(self, parts: Sequence[str]) -> bool:
+        """Whether a path is these atoms."""
+        state: int | None = 0
+        for atom in parts:
+            state = self.edges[state].get(atom)
+            if state is None:
+                return False
+        return True
+
     def _extend(self, last: int, atom: str) -> int:
         known = self.edges[last].get(atom)
         if known is not None:

@@ -73,8 +73,8 @@ class Decoding(Protocol):
         """The same for a server that takes a JSON Schema; None where the answer is free."""
         ...
 
-    def finished(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
-        """The answer in the text that came back, and in what was told of its tokens."""
+    def finished(self, command: str, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
+        """The answer to ``command`` in the text that came back, and in what was told of its tokens."""
         ...
 
 
@@ -89,7 +89,7 @@ class Free:
     def json_schema(self, command: str) -> None:
         return None
 
-    def finished(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
+    def finished(self, command: str, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
         return text
 
 

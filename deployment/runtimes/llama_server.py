@@ -201,7 +201,7 @@ class LlamaServer:
                 text += event["content"]
                 logprobs += token_logprobs(event.get(_LOGPROBS))
                 if event["stop"]:
-                    yield self._prediction({**event, "content": text}, logprobs, started)
+                    yield self._prediction(command, {**event, "content": text}, logprobs, started)
                 elif event["content"]:
                     yield event["content"]
 
@@ -211,7 +211,7 @@ class LlamaServer:
             return Prediction(text="", tokens=0, seconds=0.0, failure=failure)
         started = time.perf_counter()
         reply = self._post("/completion", self._asked(command, ids))
-        return self._prediction(reply, token_logprobs(reply.get(_LOGPROBS)), started)
+        return self._prediction(command, reply, token_logprobs(reply.get(_LOGPROBS)), started)
 
     def _asked(self, command: str, ids: Sequence[int]) -> dict[str, Any]:
         held = self._decoding is not FREE
@@ -232,10 +232,12 @@ class LlamaServer:
             return set()
         return {*self.tokenize(command, parse_special=True)} - {*self.tokenize(command)}
 
-    def _prediction(self, reply: Mapping[str, Any], logprobs: tuple[TokenLogprobs, ...], started: float) -> Prediction:
+    def _prediction(
+        self, command: str, reply: Mapping[str, Any], logprobs: tuple[TokenLogprobs, ...], started: float
+    ) -> Prediction:
         broken_off = self._decoding is not FREE and reply["stop_type"] == "limit"
         return Prediction(
-            text="" if broken_off else self._decoding.finished(reply["content"], logprobs),
+            text="" if broken_off else self._decoding.finished(command, reply["content"], logprobs),
             tokens=reply["tokens_predicted"],
             seconds=time.perf_counter() - started,
             failure="The answer did not end within the context." if broken_off else "",

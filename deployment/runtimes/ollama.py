@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 import ollama
+from pydantic import BaseModel, ConfigDict
 
 from deployment.packages.modelfile import Modelfile
 from deployment.runtimes.decoding import SHOWN, AnswerLimits
@@ -31,6 +32,18 @@ _BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 _TOO_LONG = re.compile(r"(\d+) tokens\D*context\D*(\d+)")  # llama.cpp's words, which Ollama passes on
 _TAG = re.compile(r"<[^>]*>")
 _BROKEN = (ValueError, TypeError, KeyError, AttributeError)  # what the ollama package raises for another's answer
+
+
+class Reply(BaseModel):
+    """What /api/generate answers; the ollama package's own model leaves out the bytes of tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    response: str
+    done: bool = False
+    eval_count: int | None = None
+    eval_duration: int | None = None
+    logprobs: list[dict[str, Any]] | None = None
 
 
 class OllamaClient:
@@ -120,7 +133,7 @@ class OllamaClient:
 
     def generate(
         self, name: str, command: str, options: Mapping[str, Any], fields: Mapping[str, Any] = MappingProxyType({})
-    ) -> ollama.GenerateResponse:
+    ) -> Reply:
         """The whole answer to the whole command: nothing is cut to fit the context. Raises NoAnswer where none is.
 
         ``fields`` are more of the request's, such as ``format``, a JSON Schema that the answer keeps to.
@@ -128,14 +141,14 @@ class OllamaClient:
         body = {**_asked(name, command, options, fields), "stream": False}
         with self._errors(name), _length_refused(command, options):
             answer = self._client._request_raw("POST", "/api/generate", json=body)
-            reply = ollama.GenerateResponse.model_validate(answer.json())
+            reply = Reply.model_validate(answer.json())
         if not reply.done:
             raise self._broken_off(command)
         return reply
 
     def generate_parts(
         self, name: str, command: str, options: Mapping[str, Any], fields: Mapping[str, Any] = MappingProxyType({})
-    ) -> Iterator[ollama.GenerateResponse]:
+    ) -> Iterator[Reply]:
         """The parts of :meth:`generate`'s answer as they come; the last one is ``done``."""
         body = {**_asked(name, command, options, fields), "stream": True}
         with (
@@ -150,7 +163,7 @@ class OllamaClient:
                 told = json.loads(line)
                 if error := told.get("error"):  # that the status of a stream came too early for
                     raise ollama.ResponseError(error, httpx.codes.INTERNAL_SERVER_ERROR)
-                part = ollama.GenerateResponse.model_validate(told)
+                part = Reply.model_validate(told)
                 yield part
                 if part.done:
                     return

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import ollama
-
 from deployment.prompts.turns import as_plain_text
 from deployment.runtimes.decoding import ANSWER_SECONDS, FREE, GREEDY, SEED, Decoding, sampling
 from deployment.runtimes.logprobs import TokenLogprobs, token_logprobs
@@ -67,10 +65,10 @@ class OllamaRuntime:
         logprobs: tuple[TokenLogprobs, ...] = ()
         try:
             for part in self._client.generate_parts(*self._asked(command)):
-                text += part.response or ""
-                logprobs += _logprobs(part)
+                text += part.response
+                logprobs += token_logprobs(part.logprobs)
                 if part.done:
-                    yield self._prediction(text, logprobs, part.eval_count, started)
+                    yield self._prediction(command, text, logprobs, part.eval_count, started)
                 elif part.response:
                     yield part.response
         except NoAnswer as error:
@@ -82,7 +80,8 @@ class OllamaRuntime:
             reply = self._client.generate(*self._asked(command))
         except NoAnswer as error:
             return _no_answer(error, started)
-        return self._prediction(reply.response or "", _logprobs(reply), reply.eval_count, started)
+        logprobs = token_logprobs(reply.logprobs)
+        return self._prediction(command, reply.response, logprobs, reply.eval_count, started)
 
     def _asked(self, command: str) -> tuple[str, str, Mapping[str, Any], Mapping[str, Any]]:
         schema = self._decoding.json_schema(command)
@@ -93,10 +92,10 @@ class OllamaRuntime:
         return self._name, as_plain_text(command), options, fields
 
     def _prediction(
-        self, text: str, logprobs: tuple[TokenLogprobs, ...], tokens: int | None, started: float
+        self, command: str, text: str, logprobs: tuple[TokenLogprobs, ...], tokens: int | None, started: float
     ) -> Prediction:
         return Prediction(
-            text=self._decoding.finished(text, logprobs),
+            text=self._decoding.finished(command, text, logprobs),
             tokens=tokens or 0,
             seconds=time.perf_counter() - started,
             logprobs=logprobs,
@@ -153,7 +152,7 @@ class OpenAiRuntime:
         started = time.perf_counter()
         try:
             for part in self._client.complete_parts(*self._asked(command)):
-                yield part if isinstance(part, str) else self._prediction(part, started)
+                yield part if isinstance(part, str) else self._prediction(command, part, started)
         except NoAnswer as error:
             yield _no_answer(error, started)
 
@@ -163,17 +162,17 @@ class OpenAiRuntime:
             reply = self._client.complete(*self._asked(command))
         except NoAnswer as error:
             return _no_answer(error, started)
-        return self._prediction(reply, started)
+        return self._prediction(command, reply, started)
 
     def _asked(self, command: str) -> tuple[str, str, Mapping[str, Any]]:
         return self._model, as_plain_text(command), self._fields(command)
 
-    def _prediction(self, reply: Completion, started: float) -> Prediction:
+    def _prediction(self, command: str, reply: Completion, started: float) -> Prediction:
         choice, tokens = reply.choices[0], reply.tokens
         failure = _not_ended(choice.finish_reason, tokens)
         logprobs = token_logprobs(choice.logprobs and choice.logprobs.content)
         return Prediction(
-            text="" if failure else self._decoding.finished(choice.message.content or "", logprobs),
+            text="" if failure else self._decoding.finished(command, choice.message.content or "", logprobs),
             tokens=tokens,
             seconds=time.perf_counter() - started,
             failure=failure,
@@ -192,10 +191,6 @@ class OpenAiRuntime:
             # not as "strict", for which OpenAI wants every property required
             asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
         return asked | ({"seed": SEED} if self._temperature else {})
-
-
-def _logprobs(reply: ollama.GenerateResponse) -> tuple[TokenLogprobs, ...]:
-    return token_logprobs([item.model_dump() for item in reply.logprobs or ()])
 
 
 def _no_answer(error: NoAnswer, started: float) -> Prediction:

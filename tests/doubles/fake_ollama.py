@@ -1,7 +1,7 @@
 """A stand-in for the Ollama server: the endpoints that a deployment uses, as Ollama's docs/api.md has them.
 
-It keeps blobs and models, checks digests, renders the model's TEMPLATE, and asks ``answer`` for the rest. As Ollama
-does, it rewrites a file that it is given into llama.cpp's order.
+It keeps blobs and models, checks digests, renders the model's TEMPLATE, and asks ``answer`` for the rest, which can be
+llama.cpp itself (``llama_ollama``). As Ollama does, it rewrites a file that it is given into llama.cpp's order.
 """
 
 import hashlib
@@ -24,7 +24,16 @@ from deployment.prompts.prompt import Message
 from registry.errors import UsageError
 from tasks.gguf.reordering import reorder_gguf
 
-Answer = Callable[[str, dict[str, Any]], str]
+
+@dataclass(frozen=True)
+class Said:
+    """An answer with its tokens as Ollama tells them; without any, each character is one."""
+
+    text: str
+    logprobs: list[dict[str, Any]]
+
+
+Answer = Callable[[str, dict[str, Any]], str | Said]
 
 
 @dataclass
@@ -39,13 +48,17 @@ class Model:
 
 @dataclass
 class FakeOllama:
-    """Serves while the ``with`` block runs; ``answer(prompt, options)`` is the language model."""
+    """Serves while the ``with`` block runs; ``answer(prompt, options)`` is the language model.
+
+    Its options are the request's, over the Modelfile's, with ``format`` and ``top_logprobs`` where it has them.
+    """
 
     answer: Answer
     blobs: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)  # of the requests to /api/generate
+    said: list[str] = field(default_factory=list)  # the answers to them
     told_digest: str | None = None  # makes /api/show lie
     rewrites: bool = True  # False: as before August 2026
     done: bool = True  # False: breaks each answer off
@@ -157,11 +170,11 @@ class _Handler(BaseHTTPRequestHandler):
             case "POST", "/api/generate":
                 return self._generate(request)
             case "POST", "/api/chat":
-                text = self._answer(request, request["messages"], request.get("options") or {})
+                text = self._answer(request, request["messages"], request.get("options") or {}).text
                 return 200, {"model": request["model"], "message": {"role": "assistant", "content": text}, "done": True}
             case "POST", "/v1/chat/completions":
                 options = {name: request.get(name, 1.0) for name in ("temperature", "top_p")}  # over the Modelfile's
-                text = self._answer(request, request["messages"], options)
+                text = self._answer(request, request["messages"], options).text
                 return 200, {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
             case "POST", "/api/copy":
                 ollama.models[_full(request["destination"])] = self._model(request["source"])
@@ -218,8 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(404, f"model '{name}' not found")
         return found
 
-    def _answer(self, request: dict[str, Any], messages: list[dict[str, str]], options: dict[str, Any]) -> str:
-        """The answer to what is left of the prompt; each character is a token."""
+    def _answer(self, request: dict[str, Any], messages: list[dict[str, str]], options: dict[str, Any]) -> Said:
+        """The answer to what is left of the prompt, of which each character is a token."""
         model = self._model(request["model"])
         prompt = ollama_prompt(model.template, [Message(**message) for message in messages], system=model.system)
         options = {"num_ctx": 4096, **model.parameters, **options}
@@ -227,17 +240,23 @@ class _Handler(BaseHTTPRequestHandler):
         if len(prompt) > context and request.get("truncate") is False:
             told = f"request ({len(prompt)} tokens) exceeds the available context size ({context} tokens)"
             raise Refused(400, f"{told}, try increasing it")
-        return self.ollama.answer(prompt[-context:], options)
+        asked = {name: request[name] for name in ("format", "top_logprobs") if name in request}
+        said = self.ollama.answer(prompt[-context:], {**options, **asked})
+        if isinstance(said, Said):
+            return said
+        return Said(said, [{"token": character, "logprob": -0.01, "top_logprobs": []} for character in said])
 
     def _generate(self, request: dict[str, Any]) -> tuple[int, dict[str, Any] | list[dict[str, Any]]]:
         self.ollama.bodies.append(request)
         system = [{"role": "system", "content": request["system"]}] if request.get("system") else []
         messages = [*system, {"role": "user", "content": request["prompt"]}]
-        text = self._answer(request, messages, request.get("options") or {})
-        counts = {"eval_count": len(text), "eval_duration": 10_000_000 * max(len(text), 1)}
+        said = self._answer(request, messages, request.get("options") or {})
+        self.ollama.said.append(said.text)
+        text, tokens = said.text, len(said.logprobs) or len(said.text)
+        counts = {"eval_count": tokens, "eval_duration": 10_000_000 * max(tokens, 1)}
         last = {"model": request["model"], "done": self.ollama.done, **counts}
         if request.get("logprobs"):
-            last["logprobs"] = [{"token": character, "logprob": -0.01, "top_logprobs": []} for character in text]
+            last["logprobs"] = said.logprobs
         if not request.get("stream", True):
             return 200, {**last, "response": text}
         parts = [{"model": request["model"], "response": part, "done": False} for part in parts_of(text)]

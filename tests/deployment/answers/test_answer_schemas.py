@@ -3,9 +3,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+from gbnf import Grammar
 from hypothesis import given
 from wild_commands import HOSTILE, commands
 
+from deployment.answers.grammar import grounded_grammar
 from deployment.answers.rules import AnswerRules, TypeRules
 from deployment.answers.schema import MOST_WORDS, bounded_schema, grounded_schema, most_words, shortened
 from deployment.answers.spans import Form, span_of, spans
@@ -72,9 +74,9 @@ def require_spans(command: str, labels: LabelSet, rules: AnswerRules) -> None:
 def test_a_wild_command_has_a_schema_of_its_spans(command: str, plant: LabelSet, rules: AnswerRules) -> None:
     require_spans(command, plant, rules)
     if command.strip():
-        assert set(offered(command, plant, rules)[Form.EXACT]) == set(
-            spans(command, most_words=most_words(command), longest=MAX_VALUE)
-        )
+        words = most_words(command, Form.EXACT, rules)
+        short, long = (set(spans(command, most_words=words, longest=longest)) for longest in (12, 24))
+        assert short <= set(offered(command, plant, rules).get(Form.EXACT, ())) <= long
 
 
 @pytest.mark.parametrize("command", HOSTILE, ids=lambda command: f"{len(command)} {command[:9]!a}")
@@ -90,7 +92,9 @@ def test_a_type_that_no_span_is_there_for_is_left_out(plant: LabelSet, rules: An
 
 
 def test_values_have_fewer_words_where_a_command_is_long() -> None:
-    counts = [most_words(" ".join(f"word{number}" for number in range(words))) for words in (5, 20, 40, 80, 150, 900)]
+    rules = AnswerRules(types={"note": TypeRules(form=Form.EXACT, grounded=1.0, longest=100, most=1)})
+    commands = [" ".join(f"word{number}" for number in range(words)) for words in (5, 20, 40, 80, 150, 900)]
+    counts = [most_words(command, Form.EXACT, rules) for command in commands]
     assert counts[0] == MOST_WORDS
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == 1
@@ -101,13 +105,22 @@ def test_only_a_command_whose_values_are_cut_is_called_shortened(rules: AnswerRu
     long = " ".join(f"word{number}" for number in range(100))
     assert shortened("press P-1 leaks oil", rules) is None
     assert shortened(" ".join(["pump"] * 100), rules) is None
-    assert shortened(long, rules) == most_words(long) < MOST_WORDS
+    assert shortened(long, rules) == most_words(long, Form.UPPER, rules) < MOST_WORDS
     free = AnswerRules(types={"note": TypeRules(form=None, grounded=0.0, longest=9, most=1)})
     assert shortened(long, free) is None
 
 
-def test_a_schema_takes_values_as_long_as_those_of_a_record(plant: LabelSet, rules: AnswerRules) -> None:
+def test_a_schema_takes_values_as_long_as_the_rules_have_them(plant: LabelSet, rules: AnswerRules) -> None:
     text = json.dumps({"intent": "report_leak", "entities": {"kind": "X" * MAX_VALUE}})
     assert parse_answer(text) is not None
     assert validates(text, bounded_schema(plant, rules))
-    assert validates(text, grounded_schema(f"see {'x' * MAX_VALUE}", plant, rules))
+    half = MAX_VALUE // 2
+    assert validates(text.replace("X" * half, "", 1), grounded_schema(f"see {'x' * half}", plant, rules))
+
+
+def test_a_schema_and_the_grammar_have_the_same_values(plant: LabelSet, rules: AnswerRules) -> None:
+    command = f"see {'x' * 13} at P-1"
+    grammar = Grammar(grounded_grammar(command, plant, rules))
+    for value in spans(command, most_words=9, longest=99):
+        text = json.dumps({"intent": "report_leak", "entities": {"asset": [value]}}, ensure_ascii=False)
+        assert validates(text, grounded_schema(command, plant, rules)) == grammar.accepts(text), value

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from fake_ollama import FakeOllama, Model
+from fake_ollama import FakeOllama, Model, Said
 from hypothesis import given
 from hypothesis import strategies as st
 from learnt_model import DOUBT, doubting
@@ -119,14 +119,15 @@ def test_a_command_that_is_likely_out_of_scope_is_answered_so() -> None:
     labels = LabelSet(name="plant", intents={"report": ""}, entities={"asset": "", "place": ""}, many=("asset",))
     rules = default_rules(labels).model_copy(update={"doubt": DOUBT})
     text = b"".join(token.text for token in IN_SCOPE).decode()
+    command = "P-1 and P-2 in the hall"
     grounded = decoding_of(Mode.GROUNDED, labels, rules)
     assert grounded.logprobs == LIKELIEST
-    assert grounded.finished(text, IN_SCOPE) == text  # odds of 0.2 are -1.4
+    assert grounded.finished(command, text, IN_SCOPE) == text  # odds of 0.2 are -1.4
     eager = rules.model_copy(update={"doubt": DOUBT.model_copy(update={"out_of_scope_from": -1.5})})
     rejecting = Grounded(labels=labels, rules=eager)
-    assert rejecting.finished(text, IN_SCOPE) == '{"intent": "out_of_scope", "entities": {}}'
-    assert rejecting.finished(text) == text
-    assert decoding_of(Mode.SCHEMA, labels, eager).finished(text, IN_SCOPE) == text
+    assert rejecting.finished(command, text, IN_SCOPE) == '{"intent": "out_of_scope", "entities": {}}'
+    assert rejecting.finished(command, text) == text
+    assert decoding_of(Mode.SCHEMA, labels, eager).finished(command, text, IN_SCOPE) == text
 
 
 def test_a_real_file_is_sure_of_what_it_learnt_and_not_of_the_rest(doubting: Path, plant_records: list[Record]) -> None:
@@ -165,6 +166,23 @@ def test_the_tokens_that_a_server_tells_are_the_answer_s(doubting: Path, plant_r
     for prediction in predictions:
         assert b"".join(token.text for token in prediction.logprobs).decode() == prediction.text
         assert all(len(token.likeliest) == LIKELIEST for token in prediction.logprobs)
+
+
+def test_the_bytes_of_a_token_that_is_no_character_count(doubting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '{"intent": "check_asset", "entities": {"fluid": "Öl"}}'
+    before, after = text.encode().split("Ö".encode())
+    told = [
+        {"token": part.decode(errors="replace"), "logprob": -0.1, "bytes": list(part), "top_logprobs": []}
+        for part in (before, b"\xc3", b"\x96", after)
+    ]
+    said = Said(text, told)
+    with FakeOllama(lambda prompt, options: said, models={"m:latest": Model()}) as ollama:
+        monkeypatch.setenv("OLLAMA_HOST", ollama.address)
+        with gemmill.AuditAssistant("ollama:m", labels=doubting.parent / "labels.toml") as assistant:
+            answer = assistant.answer("Öl")
+    [span] = answer.spans
+    assert (span.value, span.confidence) == ("Öl", pytest.approx(math.exp(-0.3)))
+    assert answer.confidence == pytest.approx(math.exp(-0.4))
 
 
 def test_ollama_is_asked_for_its_tokens_where_the_rules_beside_the_labels_say_what_they_mean(

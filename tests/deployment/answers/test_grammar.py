@@ -38,7 +38,7 @@ class AnyAnswer(Grounded):
         banned = [[token, False] for token in self.banned]
         return {**super().llama_cpp(self.told), "logit_bias": banned, **sampling(1.5), "seed": self.seed}
 
-    def finished(self, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
+    def finished(self, command: str, text: str, logprobs: Sequence[TokenLogprobs] = ()) -> str:
         return text
 
 

@@ -6,6 +6,7 @@ from deployment.answers.grammar import grounded_grammar
 from deployment.answers.policy import Grounded, Mode, Schema, decoding_of
 from deployment.answers.rules import AnswerRules, default_rules
 from deployment.answers.schema import bounded_schema, grounded_schema
+from deployment.answers.spans import Form
 from deployment.runtimes.decoding import FREE
 from registry.errors import UsageError
 from registry.records import LabelSet
@@ -20,6 +21,9 @@ def grounded() -> Grounded:
         many=("asset", "part"),
     )
     return Grounded(labels=labels, rules=default_rules(labels))
+
+
+COMMAND = "check P-1 and P-2: seal, Öl, in the hall"
 
 
 @pytest.mark.parametrize(
@@ -45,8 +49,8 @@ def grounded() -> Grounded:
     ids=["list", "compact", "two types", "not ASCII"],
 )
 def test_a_value_that_comes_again_is_dropped_and_the_rest_is_kept(grounded: Grounded, text: str, finished: str) -> None:
-    assert grounded.finished(text) == finished
-    assert grounded.finished(finished) == finished
+    assert grounded.finished(COMMAND, text) == finished
+    assert grounded.finished(COMMAND, finished) == finished
 
 
 def test_a_value_may_come_again_where_the_rules_know_it(grounded: Grounded) -> None:
@@ -54,9 +58,9 @@ def test_a_value_may_come_again_where_the_rules_know_it(grounded: Grounded) -> N
     rules = AnswerRules(types={**grounded.rules.types, "asset": twice}, shared=(("asset", "place"),))
     knowing = replace(grounded, rules=rules)
     text = '{"intent": "check", "entities": {"asset": ["P-1", "P-1"], "place": "P-1"}}'
-    assert knowing.finished(text) == text
+    assert knowing.finished(COMMAND, text) == text
     more = '{"intent": "check", "entities": {"asset": ["P-1", "P-1"], "part": ["P-1", "seal"], "place": "P-1"}}'
-    assert knowing.finished(more) == text.replace('"place"', '"part": ["seal"], "place"')
+    assert knowing.finished(COMMAND, more) == text.replace('"place"', '"part": ["seal"], "place"')
 
 
 @pytest.mark.parametrize(
@@ -72,12 +76,24 @@ def test_a_value_may_come_again_where_the_rules_know_it(grounded: Grounded) -> N
     ],
 )
 def test_any_other_text_stays_as_it_came(grounded: Grounded, text: str) -> None:
-    assert grounded.finished(text) == text
+    assert grounded.finished(COMMAND, text) == text
+
+
+def test_a_value_that_does_not_stand_in_the_command_is_dropped(grounded: Grounded) -> None:
+    broken = b"\xf0\x82\x80\x8d".decode(errors="replace")  # four bytes for U+200D, as llama.cpp's grammar takes them
+    text = f'{{"intent": "check", "entities": {{"asset": ["P-1", "{broken}"], "place": "P-3"}}}}'
+    assert grounded.finished("P-1\u200d", text) == '{"intent": "check", "entities": {"asset": ["P-1"]}}'
+    types = grounded.rules.types
+    lower = {**types, "place": types["place"].model_copy(update={"form": Form.LOWER})}
+    loose = replace(
+        grounded, rules=AnswerRules(types={**lower, "asset": types["asset"].model_copy(update={"form": None})})
+    )
+    assert loose.finished("P-3", text.replace('"P-3"', '"p-3"')) == text.replace('"P-3"', '"p-3"')
 
 
 def test_a_schema_leaves_repetitions_as_they_are(plant: LabelSet, rules: AnswerRules) -> None:
     text = '{"intent": "report_leak", "entities": {"asset": ["P-1", "P-1"]}}'
-    assert Schema(labels=plant, rules=rules).finished(text) == text
+    assert Schema(labels=plant, rules=rules).finished(COMMAND, text) == text
 
 
 def test_each_mode_holds_an_answer_as_far_as_it_says(plant: LabelSet, rules: AnswerRules) -> None:

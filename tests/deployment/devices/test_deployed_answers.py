@@ -4,12 +4,12 @@ import os
 import uuid
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import httpx
 import ollama
 import pytest
 from fake_ollama import FakeOllama
+from llama_ollama import answer_of
 from small_package import CARD, LABELS, NAME
 
 from deployment.answers.rules import default_rules
@@ -54,27 +54,16 @@ def package(request: pytest.FixtureRequest, tmp_path: Path) -> Package:
 def test_text_through_the_template_gives_the_answers_of_the_token_ids(package: Package, tmp_path: Path) -> None:
     from deployment.runtimes.llama_server import LlamaServer
 
-    with LlamaServer(package.gguf, prompt=Prompt(), context=LIMITS.num_ctx) as server:
-
-        def answer(prompt: str, options: dict[str, Any]) -> str:
-            body = {
-                "prompt": prompt,
-                "n_predict": options["num_predict"],
-                "temperature": options["temperature"],
-                "top_k": options["top_k"],
-                "repeat_penalty": options["repeat_penalty"],
-                "stop": options["stop"],
-                "seed": options.get("seed", 0),
-            }
-            return server._post("/completion", body)["content"]
-
-        with FakeOllama(answer) as fake:
-            report = deploy_package(package, name=NAME, locks=tmp_path / "locks", host=fake.address)
-            for item in package.golden:
-                for chat in chats(item.command):
-                    body = {"model": NAME, "messages": [asdict(message) for message in chat]}
-                    reply = httpx.post(f"{fake.address}/v1/chat/completions", json=body, timeout=60).json()
-                    assert reply["choices"][0]["message"]["content"] == item.answer
+    with (
+        LlamaServer(package.gguf, prompt=Prompt(), context=LIMITS.num_ctx) as server,
+        FakeOllama(answer_of(server)) as fake,
+    ):
+        report = deploy_package(package, name=NAME, locks=tmp_path / "locks", host=fake.address)
+        for item in package.golden:
+            for chat in chats(item.command):
+                body = {"model": NAME, "messages": [asdict(message) for message in chat]}
+                reply = httpx.post(f"{fake.address}/v1/chat/completions", json=body, timeout=60).json()
+                assert reply["choices"][0]["message"]["content"] == item.answer
     assert report.golden_passed == report.golden_total == len(COMMANDS)
 
 

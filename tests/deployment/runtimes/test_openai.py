@@ -76,7 +76,7 @@ def test_an_answer_that_fills_the_context_of_a_llama_server_is_none(llama_server
         def json_schema(self, command: str) -> None:
             return None
 
-        def finished(self, text: str, logprobs: object = ()) -> str:
+        def finished(self, command: str, text: str, logprobs: object = ()) -> str:
             return text
 
     [found] = ask(llama_server, "check", decoding=Endless())
@@ -151,7 +151,7 @@ def test_a_llama_server_streams_what_it_answers(
         *parts, last = streamed(llama_server, record.command, decoding=decoding)
         [whole] = ask(llama_server, record.command, decoding=decoding)
         assert len(parts) > 5
-        assert decoding.finished("".join(map(str, parts))) == whole.text
+        assert decoding.finished(record.command, "".join(map(str, parts))) == whole.text
         assert without_times(last) == without_times(whole)
 
 
