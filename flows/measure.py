@@ -90,7 +90,7 @@ def measure(run: Run, trained: Trained, exported: ExportedModel) -> Measured:
     )
     stages = {"teacher": trained.teacher.model, "student": trained.student.model, "gguf": exported.gguf}
     metrics = {stage: _evaluated(run, model, stage, asking) for stage, model in stages.items()}
-    metrics[GROUNDED] = _evaluated(run, exported.gguf, GROUNDED, asking, Mode.GROUNDED)
+    metrics[GROUNDED] = _evaluated(run, exported.gguf, GROUNDED, asking, Mode.GROUNDED, metrics["gguf"].report)
     champion, champion_metrics, champion_grounded = fetch_champion(run.settings.model_name, run.home), None, None
     if champion:
         file, package = Artifact.of("champion", champion.package.gguf), champion.package
@@ -123,7 +123,9 @@ def measure(run: Run, trained: Trained, exported: ExportedModel) -> Measured:
     return Measured(metrics, forensics, verdict)
 
 
-def _evaluated(run: Run, model: Artifact, stage: str, asking: _Asking, mode: Mode = Mode.FREE) -> EvaluatedModel:
+def _evaluated(
+    run: Run, model: Artifact, stage: str, asking: _Asking, mode: Mode = Mode.FREE, beside: Artifact | None = None
+) -> EvaluatedModel:
     evaluation = run.settings.evaluation
     return run.steps.run(
         evaluate_model.titled(f"evaluate {stage}"),
@@ -137,4 +139,5 @@ def _evaluated(run: Run, model: Artifact, stage: str, asking: _Asking, mode: Mod
         labels=asking.labels,
         rules=asking.rules,
         mode=mode,
+        beside=beside,
     )

@@ -92,7 +92,7 @@ def retrain(
             answers=golden_answers(run, shipped.report),
             worst=worst_answers(run, shipped.report),
             reports={
-                "evaluation": shipped.page.path,
+                "evaluation": measured.metrics[GROUNDED].page.path,  # free and grounded
                 "forensics": measured.forensics.page.path,
                 "data": checked.data_docs,
             },

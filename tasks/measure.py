@@ -20,8 +20,9 @@ from registry.models import stage_run
 from registry.records import LabelSet
 from registry.store.snapshots import Snapshot
 from tasks.evaluation.metrics import Metrics
-from tasks.evaluation.report import evaluation_report, write_report
+from tasks.evaluation.report import evaluation_report, load_report, write_report
 from tasks.evaluation.runtimes import open_runtime
+from tasks.evaluation.side_by_side import side_by_side, write_side_by_side
 from tasks.forensics import plots
 from tasks.forensics.comparison import OutlierComparison, compare_outliers
 from tasks.forensics.report import write_report as write_inspection
@@ -83,10 +84,12 @@ def evaluate_model(
     labels: LabelSet,
     rules: AnswerRules,
     mode: Mode,
+    beside: Artifact | None,
 ) -> EvaluatedModel:
     """Greedy answers to the test split, scored; ``model`` is a Hugging Face folder or a GGUF file.
 
-    ``labels`` and ``rules`` are the model's own, which hold answers that are not free.
+    ``labels`` and ``rules`` are the model's own, which hold answers that are not free. ``beside`` is its report of
+    another mode, which the page shows too.
     """
     records = snapshot.records("test")
     stage = f"evaluate-{model.kind}" if mode == Mode.FREE else f"evaluate-{model.kind}-{mode}"
@@ -114,7 +117,9 @@ def evaluate_model(
             doubt=rules.doubt if mode == Mode.GROUNDED else None,
         )
         json_path, html_path = step.folder / f"{stage}.json", step.folder / f"{stage}.html"
-        write_report(report, json_path=json_path, html_path=html_path)
+        write_report(report, json_path=json_path, html_path=None if beside else html_path)
+        if beside:
+            write_side_by_side(side_by_side(load_report(beside.verify()), report), html_path=html_path)
         log.log_metrics(report.metrics.model_dump())
         log.log_metrics(report.doubt.figures() if report.doubt else {})
         for path in (json_path, html_path):

@@ -11,6 +11,7 @@ from flows.cli.options import (
     ContextOption,
     DataOption,
     DecodingOption,
+    DecodingsOption,
     HomeOption,
     HtmlOption,
     InstructionOption,
@@ -82,7 +83,7 @@ def evaluate(
     max_new_tokens: NewTokensOption = None,
     temperature: TemperatureOption = 0.0,
     context: ContextOption = MINIMUM_CONTEXT,
-    decoding: DecodingOption = Mode.FREE,
+    decoding: DecodingsOption = [Mode.FREE],  # noqa: B006  typer takes no tuple here
     home: HomeOption = None,
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
@@ -90,9 +91,15 @@ def evaluate(
     """Ask a model every command of a file and score the answers."""
     from flows.cli.console import console, metric_table
     from flows.cli.evaluation import Asked, evaluation_of
+    from registry.errors import UsageError
     from tasks.doubt.report import doubt_table
     from tasks.evaluation.report import write_report
+    from tasks.evaluation.side_by_side import side_by_side, write_side_by_side
 
+    if len(set(decoding)) < len(decoding) or len(decoding) > 2:
+        raise UsageError(
+            f"--decoding {' and '.join(decoding)} cannot stand side by side; give one, or two that differ."
+        )
     require_all_writable(json_path, html_path)
     asked = Asked(
         instruction=instruction,
@@ -102,11 +109,17 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
     )
-    report = evaluation_of(model, data, labels, locate_home(home), asked, decoding)()
-    write_report(report, json_path=json_path, html_path=html_path)
-    console.print(metric_table({report.title: report.metrics}, f"{report.dataset}, {report.metrics.rows:,} records"))
-    if report.doubt:
-        console.print(doubt_table({report.title: report.doubt}))
+    place = locate_home(home)
+    evaluations = [evaluation_of(model, data, labels, place, asked, mode) for mode in decoding]
+    reports = [evaluate() for evaluate in evaluations]
+    if len(reports) == 1:
+        write_report(reports[0], json_path=json_path, html_path=html_path)
+    else:
+        write_side_by_side(side_by_side(*reports), json_path=json_path, html_path=html_path)
+    title = f"{reports[0].dataset}, {reports[0].metrics.rows:,} records"
+    console.print(metric_table({report.title: report.metrics for report in reports}, title))
+    if doubts := {report.title: report.doubt for report in reports if report.doubt}:
+        console.print(doubt_table(doubts))
 
 
 @app.command(rich_help_panel="Models")

@@ -46,6 +46,13 @@ DecodingOption = Annotated[
         help="free, as `ollama run` answers; schema, in the form of an answer; grounded, its values in the command too."
     ),
 ]
+DecodingsOption = Annotated[
+    list[Mode],
+    typer.Option(
+        help="free, as `ollama run` answers; schema, in the form of an answer; grounded, its values in the command "
+        "too. Two of them give both side by side."
+    ),
+]
 ContextOption = Annotated[
     int,
     typer.Option(min=2, help="Tokens of prompt and answer together; packages and servers have their own."),

@@ -161,7 +161,6 @@ def report_html(report: EvaluationReport) -> str:
         doubt_picture=embedded(doubt_figure(report.doubt)) if report.doubt else "",
         wrong=wrong,
         right=rows[len(wrong) :],
-        largest=max((max(counts) for counts in report.confusion.counts), default=0),
     )
 
 

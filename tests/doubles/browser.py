@@ -42,6 +42,11 @@ class Browser:
     def open(self, address: str) -> None:
         self._post("url", {"url": address})
 
+    def resize(self, width: int) -> None:
+        """Show pages as a screen of ``width`` pixels does, also where a window can be no narrower."""
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+        self._post("goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": screen})
+
     def type(self, selector: str, text: str) -> None:
         """Replace what stands in an input, as a person would."""
         element = self._element(selector)

@@ -10,7 +10,7 @@ from fake_ollama import FakeOllama, Model
 from data_checks.contract import read_jsonl
 from registry.artifacts import Artifact
 from registry.files import file_sha256
-from registry.records import LabelSet, answer_text
+from registry.records import LabelSet, Record, answer_text
 
 
 @pytest.mark.parametrize("form", ["gguf", "tiny_model_dir"])
@@ -31,6 +31,24 @@ def test_evaluate_reports_every_record_as_json_and_as_a_page(
     assert [row["expected"] for row in found["rows"]] == [record["response"] for record in records]
     assert all(row["answer"] for row in found["rows"])
     assert all(record["command"] in page.read_text() for record in records)
+
+
+def test_evaluate_shows_free_and_grounded_answers_side_by_side(
+    gemmill: Gemmill, model: Path, plant_records: list[Record], tmp_path: Path
+) -> None:
+    data, report, page = (tmp_path / name for name in ("test.jsonl", "report.json", "report.html"))
+    data.write_text("".join(record.model_dump_json(exclude_none=True) + "\n" for record in plant_records))
+    ways = ("--decoding", "free", "--decoding", "grounded")
+    asked = ("evaluate", model, "--data", data, "--threads", 1, "--labels", model.with_name("labels.toml"))
+    ran = gemmill(*asked, *ways, "--json", report, "--html", page)
+    assert ran.code == 0, ran
+    assert "grounded" in ran.out
+    found = json.loads(report.read_text())
+    assert [one["decoding"] for one in found["reports"]] == ["free", "grounded"]
+    assert [one["metrics"]["rows"] for one in found["reports"]] == [len(plant_records)] * 2
+    assert all(record.command in page.read_text() for record in plant_records)
+    for wrong in (("--decoding", "free", "--decoding", "free"), (*ways, "--decoding", "schema")):
+        gemmill(*asked, *wrong).assert_refused(2, "give one, or two that differ")
 
 
 def test_compare_pairs_the_answers_of_two_models_row_by_row(

@@ -159,6 +159,7 @@ def test_the_mlflow_run_holds_inputs_stages_reports_and_package(first: dict, hom
         "profile.json", "summary.json", "data_docs/index.html", "evaluation/evaluate-teacher.html",
         "evaluation/evaluate-student.html", "evaluation/evaluate-gguf.html", "forensics/inspection.html",
     } <= logged(run.info.run_id)  # fmt: skip
+    assert "Evaluation, free and grounded" in Path(first["reports"]["evaluation"]).read_text()
     for stage, prefix in (("teacher", "teacher."), ("student", "student."), ("gguf", "")):
         assert run.data.metrics[f"{prefix}intent_accuracy"] == first["metrics"][stage]["intent_accuracy"]
     [kept] = (home / "precision").iterdir()  # teacher and student have the same matrices
