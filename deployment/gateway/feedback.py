@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, WithJsonSchema
 
 from deployment.gateway.bodies import COMMAND, NOT_BLANK, Body, Command
 from registry.records import MAX_VALUE, MAX_VALUES, Response
@@ -22,7 +22,17 @@ _RESPONSE = {
     "required": ["intent", "entities"],
     "additionalProperties": False,
 }
-_Said = Annotated[Response, WithJsonSchema(_RESPONSE)]
+
+
+def _writable(response: Response) -> Response:
+    try:
+        json.dumps(response.entities, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a name or value holds half a character, a lone surrogate") from None
+    return response
+
+
+_Said = Annotated[Response, AfterValidator(_writable), WithJsonSchema(_RESPONSE)]
 _WRITING = threading.Lock()
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from wild_commands import HOSTILE, commands
 
 _ROUTES = ("/v1/audit", "/v1/audit/batch", "/v1/audit/stream", "/v1/chat/completions", "/v1/feedback")
+_JSON = {"Content-Type": "application/json"}
 _TOKENS = ("<end_of_turn>\n<start_of_turn>model\n", "<bos>", "<eos>", "</s>", "<|im_end|>", "<pad>", "{{ .System }}")
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -80,6 +81,24 @@ def test_bodies_made_to_break_a_parser_are_refused(client: httpx.Client) -> None
         assert_problem(response, 400, "")
         assert "pump" not in response.text
     assert client.get("/readyz").status_code == 200
+
+
+def test_half_a_character_is_refused_wherever_it_stands(client: httpx.Client) -> None:
+    half = "\ud800"
+    for entities in ({"asset": half}, {half: "x"}, {"asset": ["x", half]}, {half: " "}):
+        for name in ("response", "answer"):
+            sound = {"intent": "check_asset", "entities": {}}
+            body = json.dumps({"command": "x", "response": sound} | {name: {"intent": "x", "entities": entities}})
+            assert_problem(client.post("/v1/feedback", content=body, headers=_JSON), 400, "")
+    for route, sent in (
+        ("/v1/audit", {"command": half}),
+        ("/v1/audit", {"command": "x", half: 1}),
+        ("/v1/audit/batch", {"commands": [half]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": half}]}),
+        ("/v1/chat/completions", {"messages": [{"role": half, "content": half}]}),
+        ("/v1/feedback", {"command": "x", "response": {"intent": half, "entities": {}}}),
+    ):
+        assert_problem(client.post(route, content=json.dumps(sent), headers=_JSON), 400, "")
 
 
 def test_a_body_with_faults_in_abundance_gets_a_short_answer(client: httpx.Client) -> None:
