@@ -81,7 +81,16 @@ class Assistant:
     @property
     def alive(self) -> bool:
         """Whether the model's process runs; that of a server is not looked at."""
-        return not isinstance(self._runtime, LlamaServer) or self._runtime.alive
+        return not isinstance(self._runtime, LlamaServer) or self._runtime.process.alive
+
+    def responds(self, seconds: float) -> bool:
+        """Whether the model's process reacts within ``seconds``, however busy it is; that of a server is not asked."""
+        return not isinstance(self._runtime, LlamaServer) or self._runtime.responds(seconds)
+
+    def kill(self) -> None:
+        """End the model's process at once, though it hangs: what it is asked fails. A server is let be."""
+        if isinstance(self._runtime, LlamaServer):
+            self._runtime.process.kill()
 
     def close(self) -> None:
         """End the model's process, or the connection to its server."""

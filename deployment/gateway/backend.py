@@ -18,6 +18,7 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0  # seconds before a model that did not open is tried again
 _FRESH = 10.0  # seconds for which an answer shows that the model answers
 _PROBE = "Is anyone there?"
+_HANGS_AFTER = 20.0  # seconds without a sign of life; a long prompt on a slow machine takes less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +37,16 @@ class _Opened:
     revision: str
     asked: int = 0  # by so many threads at this moment
     retired: bool = False
+    suspect: bool = False  # a request failed though the process runs
     answered: float = field(default=-_FRESH)  # when it did last
 
 
 class Backend:
     """The model of ``source``, for any number of threads, until ``close``.
 
-    A thread of its own opens the model anew when its process has ended, and follows the alias: the new model is opened
-    beside the old one, takes over, and the old one is closed when its last request is done. Raises as ``source`` does.
+    A thread of its own opens the model anew when its process has ended or hangs, and follows the alias: the new model
+    is opened beside the old one, takes over, and the old one is closed when its last request is done. Raises as
+    ``source`` does.
     """
 
     def __init__(self, source: Source) -> None:
@@ -105,6 +108,7 @@ class Backend:
             yield opened.assistant
             opened.answered = time.monotonic()
         except ServiceUnavailable:
+            opened.suspect = True
             self._wake.set()
             raise
         finally:
@@ -126,6 +130,7 @@ class Backend:
             try:
                 if self._closed.is_set():
                     return
+                self._end_what_hangs()
                 if not self._current.assistant.alive:
                     _log.warning("The process of %s has ended; opening it anew.", self.name)
                     self._replace()
@@ -139,6 +144,14 @@ class Backend:
                 said = error if isinstance(error, GemmillError) else f"{type(error).__name__}: {error}."
                 _log.warning("%s Trying again in %.1f s.", said, pause)
                 self._closed.wait(pause)
+
+    def _end_what_hangs(self) -> None:
+        current = self._current
+        if current.suspect and current.assistant.alive:
+            current.suspect = False
+            if not current.assistant.responds(_HANGS_AFTER) and not self._closed.is_set():
+                _log.warning("The process of %s runs, but does not react; ending it.", self.name)
+                current.assistant.kill()
 
     def _replace(self) -> None:
         new = self._opened()

@@ -2,13 +2,18 @@
 
 import hashlib
 import hmac
+import logging
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import UsageError
 
+_log = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_LOOK_SECONDS = 1.0  # between two looks at the file
 _SHOWN = 8  # characters of a digest that stand for a key without a name
 
 
@@ -53,3 +58,44 @@ def read_keys(path: Path) -> Keys:
     if not names:
         raise UsageError(f"{path} holds no key; write the SHA-256 of one a line.")
     return Keys(names)
+
+
+class KeysFile:
+    """The keys of a file as it is now: a change is taken up within a second, and one that cannot be used, which the log
+    tells, leaves the keys as they were.
+
+    Raises UsageError as :func:`read_keys` does where it cannot be used from the start.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self._looked, self._stamp = clock(), _stamp(path)
+        self._keys = read_keys(path)
+
+    def name_of(self, key: bytes) -> str | None:
+        """Whose ``key`` is; None where it is nobody's."""
+        if self._clock() - self._looked >= _LOOK_SECONDS:
+            self._looked = self._clock()
+            self._look()
+        return self._keys.name_of(key)
+
+    def _look(self) -> None:
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._keys = read_keys(self._path)
+        except UsageError as error:
+            _log.warning("The keys stay as they were: %s", error)
+        else:
+            _log.info("%s has %d keys now.", self._path, len(self._keys.names))
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What differs once a file has changed; None where there is none to look at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment.gateway.keys import Keys
+from deployment.gateway.keys import KeysFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,6 @@ class GatewaySettings:
     queue: int = 64  # requests that wait for one of them
     timeout: float = 30.0  # from a request to its answer
     rate: int = 0  # requests a minute of one key or address; 0: any number
-    keys: Keys | None = None
+    keys: KeysFile | None = None
     loopback: bool = True  # whether only this machine can reach it
     log_texts: bool = False  # commands and answers in the log

@@ -42,6 +42,7 @@ class LlamaProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            start_new_session=True,  # or a Ctrl-C in the terminal would end it before the requests under way
         )
         try:
             self.address = self._wait_for_address()
@@ -70,6 +71,11 @@ class LlamaProcess:
                     return match[1].strip().rstrip(".")
         return ""
 
+    def kill(self) -> None:
+        """End the child at once, though it hangs; requests to it fail."""
+        self._child.kill()
+        self._child.wait()
+
     def stop(self) -> None:
         assert self._child.stdin is not None  # noqa: S101 - a pipe was asked for
         assert self._child.stdout is not None  # noqa: S101
@@ -77,8 +83,7 @@ class LlamaProcess:
         try:
             self._child.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+            self.kill()
         self._child.stdout.close()
         self._log.close()
 

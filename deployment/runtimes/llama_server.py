@@ -92,9 +92,9 @@ class LlamaServer:
             "context": self._limits.num_ctx,
             "parameters": dict(self._parameters),
         }
-        self._process = LlamaProcess(self._gguf, options)
+        self.process = LlamaProcess(self._gguf, options)
         self._client = httpx.Client(
-            base_url=self._process.address,
+            base_url=self.process.address,
             timeout=self._answer_seconds,
             limits=httpx.Limits(keepalive_expiry=_IDLE_SECONDS),
             trust_env=False,
@@ -105,7 +105,7 @@ class LlamaServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
-        self._process.stop()
+        self.process.stop()
 
     @property
     def takes_grammar(self) -> bool:
@@ -114,12 +114,14 @@ class LlamaServer:
     @property
     def pid(self) -> int:
         """Of the child."""
-        return self._process.pid
+        return self.process.pid
 
-    @property
-    def alive(self) -> bool:
-        """Whether the child runs."""
-        return self._process.alive
+    def responds(self, seconds: float) -> bool:
+        """Whether the child's loop turns: it tells something of its own within ``seconds``, however busy its slots."""
+        try:
+            return self._client.get("/lora-adapters", timeout=seconds).is_success
+        except httpx.HTTPError:
+            return False
 
     def answer(self, commands: Sequence[str]) -> list[Prediction]:
         """The answers, as many at a time as there are slots."""
@@ -285,7 +287,7 @@ class LlamaServer:
         try:
             yield
         except httpx.HTTPError as error:
-            reason = self._process.reason() or f"{type(error).__name__} at {route}"
+            reason = self.process.reason() or f"{type(error).__name__} at {route}"
             raise ServiceUnavailable(f"llama.cpp stopped answering for {self._gguf}: {reason}.") from error
 
     def _refuse(self, response: httpx.Response) -> NoReturn:
@@ -294,5 +296,5 @@ class LlamaServer:
 
     def _refuse_unused_constraint(self) -> None:
         # The server logs a schema that it cannot compile and then answers without it.
-        if match := re.search(r"failed to compile JSON schema: (.*)", self._process.log()):
+        if match := re.search(r"failed to compile JSON schema: (.*)", self.process.log()):
             raise UsageError(f"llama.cpp cannot use the JSON schema: {match[1].strip()}.")

@@ -38,14 +38,14 @@ def serve(
     home: HomeOption = None,
 ) -> None:
     """Serve a model over HTTP: as JSON, by OpenAI's protocol, and as a page."""
-    from deployment.gateway.keys import read_keys
+    from deployment.gateway.keys import KeysFile
     from deployment.gateway.server import is_loopback, listening_socket
     from deployment.gateway.settings import GatewaySettings
     from flows.cli.gateway import serve_model
     from registry.errors import UsageError
     from registry.home import Home
 
-    loopback, known = is_loopback(host), read_keys(keys) if keys else None
+    loopback, known = is_loopback(host), KeysFile(keys) if keys else None
     if not loopback and known is None:
         raise UsageError(f"{host!r} can be reached by other machines; give --keys FILE, or serve at 127.0.0.1.")
     located = Home(path=locate_home(home))

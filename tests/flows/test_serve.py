@@ -1,16 +1,28 @@
 """``gemmill serve``: what it refuses before it serves, and its life from start to end."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from command_line import Gemmill
 from fake_openai import FakeOpenAi
+from gateways import eventually
+from learnt_model import learnt_gguf, learnt_model_dir, model, plant_labels, plant_records
+from raw_http import request_bytes, sent
+from served import served
+
+from registry.records import Record
+
+__all__ = ["learnt_gguf", "learnt_model_dir", "model", "plant_labels", "plant_records"]
 
 
 @pytest.mark.parametrize(
@@ -54,3 +66,48 @@ def test_it_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
         finally:
             process.kill()
             process.wait()
+
+
+def test_ctrl_c_in_a_terminal_leaves_the_requests_under_way_their_answers(
+    model: Path, tmp_path: Path, plant_records: list[Record]
+) -> None:
+    raw = request_bytes("/v1/audit", json.dumps({"command": plant_records[0].command}).encode())
+
+    def parts() -> Iterator[bytes]:
+        yield raw[:-5]
+        with gateway.client() as client:
+            eventually(lambda: "http_server_active_requests 2.0" in client.get("/metrics").text)
+        os.killpg(gateway.process.pid, signal.SIGINT)
+        time.sleep(1)  # in which a child that had it too would have ended
+        yield raw[-5:]
+
+    with served(model, tmp_path) as gateway:
+        [child] = psutil.Process(gateway.process.pid).children()
+        reply = sent(gateway.port, parts())
+        assert reply is not None
+        assert reply.json().get("intent") == plant_records[0].response.intent
+        assert gateway.process.wait(30) == 0
+        assert not re.search("Traceback|ended", gateway.log.read_text())
+        eventually(lambda: not child.is_running())
+
+
+def test_ctrl_c_ends_asking_without_a_traceback(model: Path, plant_records: list[Record]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli.main", "ask", str(model), "--threads", "1"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{plant_records[0].command}\n")
+        process.stdin.flush()
+        assert plant_records[0].response.intent in process.stdout.readline()
+        [child] = psutil.Process(process.pid).children()
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert "Traceback" not in said
+        eventually(lambda: not child.is_running())
+    finally:
+        process.kill()
+        process.wait()

@@ -185,7 +185,7 @@ def test_a_table_without_commands_is_refused(asked: object, said: str, package: 
 def test_the_process_of_a_model_ends_with_it(package: Path) -> None:
     assistant = gemmill.AuditAssistant(package)
     table = TableAssistant(assistant)
-    child = assistant._runtime._process._child  # type: ignore[attr-defined]
+    child = assistant._runtime.process._child  # type: ignore[attr-defined]
     del table
     assert child.poll() is not None
 

@@ -3,14 +3,17 @@
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from fake_openai import FakeOpenAi
 from gateways import assert_problem, eventually, gateway, source_of
 
 from deployment.answers.assistant import Assistant
+from deployment.gateway import backend
 from deployment.gateway.backend import Backend, Source
 from registry.errors import ServiceUnavailable, UsageError
 from registry.records import Record
@@ -45,15 +48,52 @@ def test_a_killed_model_costs_the_requests_under_way_a_503_and_comes_back(
 
 
 def test_a_model_that_ends_while_nobody_asks_comes_back_too(model: Path) -> None:
-    backend = Backend(source_of(model))
+    served = Backend(source_of(model))
     try:
-        first = backend.pid
+        first = served.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: backend.pid != first)
-        backend.probe()
+        eventually(lambda: served.pid != first)
+        served.probe()
     finally:
-        backend.close()
+        served.close()
+
+
+def test_a_model_that_hangs_is_ended_and_comes_back(
+    model: Path, tmp_path: Path, plant_records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_HANGS_AFTER", 0.5)
+    opened: list[Assistant] = []
+
+    def open_model() -> Assistant:
+        opened.append(Assistant(model, threads=1, parallel=2, answer_seconds=1))
+        return opened[-1]
+
+    body = {"command": plant_records[0].command}
+    with gateway(Source(name="plant", open=open_model), tmp_path, timeout=20) as client:
+        assert client.post("/v1/audit", json=body).status_code == 200
+        stuck = opened[0].pid
+        assert stuck is not None
+        os.kill(stuck, signal.SIGSTOP)
+        assert_problem(client.post("/v1/audit", json=body), 503, "ask again")
+        eventually(lambda: len(opened) == 2)
+        eventually(lambda: client.get("/readyz").status_code == 200)
+        assert client.post("/v1/audit", json=body).json()["intent"] == plant_records[0].response.intent
+        assert "gemmill_model_openings 2.0" in client.get("/metrics").text
+        assert not psutil.pid_exists(stuck)
+
+
+def test_a_model_that_is_slow_but_lives_is_not_opened_anew(model: Path) -> None:
+    slow = Backend(source_of(model, answer_seconds=0.0005))
+    try:
+        for _ in range(5):
+            with pytest.raises(ServiceUnavailable):
+                slow.answer("Oil leak at SG-402.")
+        eventually(lambda: not slow._current.suspect)
+        time.sleep(0.2)
+        assert slow.openings == 1
+    finally:
+        slow.close()
 
 
 def test_a_model_that_does_not_open_again_is_tried_until_it_does(model: Path) -> None:
@@ -66,17 +106,17 @@ def test_a_model_that_does_not_open_again_is_tried_until_it_does(model: Path) ->
         opened.append(Assistant(model, threads=1))
         return opened[-1]
 
-    backend = Backend(Source(name="plant", open=open_model))
+    served = Backend(Source(name="plant", open=open_model))
     try:
         assert opened[0].pid is not None
         os.kill(opened[0].pid, signal.SIGKILL)
         eventually(lambda: not opened[0].alive)
         with pytest.raises(ServiceUnavailable):
-            backend.answer("Oil leak at SG-402.")
+            served.answer("Oil leak at SG-402.")
         eventually(lambda: len(opened) == 2)
         assert not faults
     finally:
-        backend.close()
+        served.close()
 
 
 def test_an_alias_that_moves_changes_the_model_without_a_lost_request(tmp_path: Path) -> None:

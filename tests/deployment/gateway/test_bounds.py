@@ -11,7 +11,7 @@ import pytest
 from fake_openai import FakeOpenAi
 from gateways import assert_problem, eventually, gateway, source_of
 
-from deployment.gateway.keys import read_keys
+from deployment.gateway.keys import KeysFile, read_keys
 from deployment.gateway.limits import Rate
 from deployment.gateway.problems import Refused
 from registry.errors import UsageError
@@ -50,7 +50,7 @@ def keys_file(folder: Path, *names: str) -> Path:
 
 
 def test_only_those_with_a_key_are_answered(tmp_path: Path) -> None:
-    keys = read_keys(keys_file(tmp_path, "line 7", "lab"))
+    keys = KeysFile(keys_file(tmp_path, "line 7", "lab"))
     with (
         FakeOpenAi(lambda command: ANSWER) as model,
         gateway(source_of(model.address), tmp_path, keys=keys, loopback=False) as client,
@@ -85,6 +85,34 @@ def test_a_file_of_keys_that_cannot_be_used_is_refused(tmp_path: Path, content: 
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UsageError, match=said):
         read_keys(path)
+
+
+def test_a_changed_file_of_keys_counts_at_once_and_a_broken_one_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("deployment"), "propagate", True)
+    now, path = 0.0, keys_file(tmp_path, "line 7")
+    keys = KeysFile(path, clock=lambda: now)
+
+    def known(*names: str) -> list[str | None]:
+        return [keys.name_of(f"key of {name}".encode()) for name in names]
+
+    assert known("line 7", "lab") == ["line 7", None]
+    keys_file(tmp_path, "lab", "line 8")
+    assert known("line 7", "lab") == ["line 7", None]  # it is not looked at that often
+    now = 1.0
+    assert known("line 7", "lab", "line 8") == [None, "lab", "line 8"]
+    for number, broken in enumerate(("no key at all\n", "", None)):
+        path.unlink() if broken is None else path.write_text(broken)
+        for _ in range(3):
+            now += 1.0
+            assert known("lab", "line 8") == ["lab", "line 8"]
+        warned = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warned) == number + 1
+        assert "stay as they were" in warned[-1].getMessage()
+    keys_file(tmp_path, "line 9")
+    now += 1.0
+    assert known("lab", "line 9") == [None, "line 9"]
 
 
 def test_a_bucket_refills_and_a_batch_counts_as_many() -> None:
