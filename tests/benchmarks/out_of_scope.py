@@ -4,8 +4,8 @@
 
 For each fold the teacher of PROFILE is trained on the records of the others and asked those of its own, grounded, in
 Q8_0 by llama.cpp. Its scores are calibrated on the answers of the other folds' models, so that no record is judged by a
-threshold that it helped to choose. FILE holds records that are near the plant's work and out of scope; every model is
-asked them, too. What is there already in FOLDER is kept: a run that was cut short goes on.
+threshold that it helped to choose. FILE holds records that are near the plant's work and out of scope; each is asked
+one of the models. What is there already in FOLDER is kept: a run that was cut short goes on.
 """
 
 import argparse
@@ -107,7 +107,8 @@ def main() -> None:
         asked = (gguf, fold)
         own = (labels, profile, arguments.threads)
         far_answers.append(answers_of(place / "answers.json", *asked, fold.held_out, *own))
-        near_answers.append(answers_of(place / "near.json", *asked, near, *own) if near else [])
+        part = near[number - 1 :: arguments.folds]
+        near_answers.append(answers_of(place / "near.json", *asked, part, *own) if part else [])
     far, beside = [], []
     for place, answers in enumerate(far_answers):
         others = chain.from_iterable(far_answers[:place] + far_answers[place + 1 :])
@@ -120,7 +121,7 @@ def main() -> None:
         beside += [(decided_by(answer, doubt), doubt) for answer in [*inside, *near_answers[place]]]
     reports = {f"{len(far):,} records": pooled_report(far)}
     if near:
-        reports[f"in scope, and {len(near):,} near it, each asked {arguments.folds} times"] = pooled_report(beside)
+        reports[f"in scope, and {len(near):,} near it"] = pooled_report(beside)
     Console(width=140).print(doubt_table(reports))
 
 
