@@ -84,13 +84,13 @@ def test_a_model_that_hangs_is_ended_and_comes_back(
 
 
 def test_a_model_that_is_slow_but_lives_is_not_opened_anew(model: Path) -> None:
-    slow = Backend(source_of(model, answer_seconds=0.0005))
+    slow = Backend(source_of(model))
     try:
         for _ in range(5):
-            with pytest.raises(ServiceUnavailable):
-                slow.answer("Oil leak at SG-402.")
-        eventually(lambda: not slow._current.suspect)
-        time.sleep(0.2)
+            slow._current.suspect = True  # as a request that got no answer in time leaves it
+            slow._wake.set()
+            eventually(lambda: not slow._current.suspect)
+        assert slow.answer("Oil leak at SG-402.").intent == "report_leak"
         assert slow.openings == 1
     finally:
         slow.close()

@@ -84,7 +84,8 @@ def test_a_calibrated_model_knows_how_often_it_is_right() -> None:
     doubt = calibrate(drawn(4000, seed=2), **BUDGET)
     assert doubt is not None
     assert (doubt.in_scope_rows, doubt.out_of_scope_rows, doubt.source) == (3200, 800, "simulated rows")
-    report = doubt_report(drawn(4000, seed=3), doubt)
+    answers = drawn(3000, seed=3)
+    report = doubt_report(answers, doubt)
     for estimate in (report.ece_answer, report.ece_intent, report.ece_field):
         assert estimate.value is not None and estimate.value < 0.03
         assert estimate.interval is not None and estimate.interval[0] <= estimate.value * 1.5
@@ -92,7 +93,7 @@ def test_a_calibrated_model_knows_how_often_it_is_right() -> None:
     assert report.asked is not None and 0.2 < report.asked < 0.6
     assert report.right_unasked.value is not None and report.right_unasked.value > 0.75
     skewed = doubt.model_copy(update={"answer": Sigmoid(slope=0.0, intercept=4.0)})
-    wrong = doubt_report(drawn(4000, seed=3), skewed)
+    wrong = doubt_report(answers, skewed)
     assert wrong.ece_answer.value is not None and wrong.ece_answer.value > 0.2
 
 
