@@ -253,7 +253,8 @@ def _from_folder(home: Path, base: Path) -> tuple[str, str]:
     return f'{head}[teacher.base]\nkind = "folder"\npath = "{base}"\n\n', tail[tail.index("[teacher.training]") :]
 
 
-def test_vocabulary_texts_and_depth_come_before_the_labels(
+@pytest.mark.slow
+def test_vocabulary_texts_depth_and_folds_are_steps_of_their_own(
     home: Path, data: Path, gemmill: Gemmill, prefect_server: str, tmp_path: Path
 ) -> None:
     spec = ScratchBase.model_validate(tomllib.loads((PROFILES_FOLDER / "tiny.toml").read_text())["teacher"]["base"])

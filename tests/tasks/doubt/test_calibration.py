@@ -84,10 +84,10 @@ def test_a_calibrated_model_knows_how_often_it_is_right() -> None:
     doubt = calibrate(drawn(4000, seed=2), **BUDGET)
     assert doubt is not None
     assert (doubt.in_scope_rows, doubt.out_of_scope_rows, doubt.source) == (3200, 800, "simulated rows")
-    answers = drawn(3000, seed=3)
+    answers = drawn(1500, seed=3)
     report = doubt_report(answers, doubt)
     for estimate in (report.ece_answer, report.ece_intent, report.ece_field):
-        assert estimate.value is not None and estimate.value < 0.03
+        assert estimate.value is not None and estimate.value < 0.05
         assert estimate.interval is not None and estimate.interval[0] <= estimate.value * 1.5
     assert report.false_rejects.value is not None and report.false_rejects.value < 0.01
     assert report.asked is not None and 0.2 < report.asked < 0.6

@@ -51,7 +51,7 @@ def shapes(tiny_model_dir: Path) -> Shapes:
     return describe(read_json(tiny_model_dir / "config.json")).tensor_shapes
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_estimate_is_of_the_order_of_what_a_step_takes(
     tiny_model_dir: Path, shapes: Shapes, precision: str
 ) -> None:
