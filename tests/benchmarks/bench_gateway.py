@@ -131,7 +131,7 @@ def direct_way(assistant: Assistant, commands: list[str]) -> dict[str, Any]:
     """llama.cpp's address with what the gateway would send it."""
     llama: Any = assistant._runtime
     bodies = [llama._asked(command, llama.tokenize_prompt(command)) for command in commands]
-    return {"name": "direct", "address": llama._process.address, "route": "/completion", "bodies": bodies}
+    return {"name": "direct", "address": llama.process.address, "route": "/completion", "bodies": bodies}
 
 
 def table(figures: Mapping[str, Any], title: str, memory: tuple[float, float]) -> Table:
