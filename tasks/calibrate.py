@@ -1,5 +1,7 @@
 """Calibrate: what the scores of the file's answers mean, from answers to records that it was not trained on."""
 
+import shutil
+
 from pydantic import BaseModel, ConfigDict
 
 from deployment.answers.rules import AnswerRules
@@ -93,6 +95,8 @@ def score_fold(
             threads=threads,
             slots=slots,
         )
+    shutil.rmtree(step.folder / "model")  # gigabytes that nothing asks again
+    gguf.unlink()
     return ScoredAnswers(
         answers=scored_answers(fold.held_out, predictions), source=f"{of} folds of the training and validation rows"
     )

@@ -1,14 +1,12 @@
 """One package asked through llama.cpp, which takes a grammar, and through Ollama, which takes a schema: one answer."""
 
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import jsonschema
 import ollama
 import pytest
@@ -16,6 +14,7 @@ from fake_ollama import FakeOllama
 from gbnf import Grammar
 from hypothesis import Phase, given, settings
 from learnt_model import DOUBT, PROMPT
+from live_ollama import live_ollama
 from llama_ollama import answer_of
 from small_package import CARD
 from wild_commands import HOSTILE, commands
@@ -168,11 +167,7 @@ def test_a_long_command_is_answered_with_shorter_values_and_says_so(both_ways: B
 
 @pytest.mark.live
 def test_a_real_ollama_answers_as_llama_cpp_does(package: Package, plant_records: list[Record], tmp_path: Path) -> None:
-    host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
-    try:
-        httpx.get(f"http://{host.removeprefix('http://')}/api/version", timeout=2).raise_for_status()
-    except httpx.HTTPError:
-        pytest.skip(f"no Ollama server answers at {host}; start one or set OLLAMA_HOST")
+    host = live_ollama()
     name = f"gemmill-test-{uuid.uuid4().hex[:8]}"
     try:
         with opened(package, host, name, tmp_path / "locks") as (here, there):

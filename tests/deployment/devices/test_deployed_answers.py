@@ -1,6 +1,5 @@
 """A real GGUF packaged with its own answers, then asked as text through the Modelfile's template."""
 
-import os
 import uuid
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,7 @@ import httpx
 import ollama
 import pytest
 from fake_ollama import FakeOllama
+from live_ollama import live_ollama
 from llama_ollama import answer_of
 from small_package import CARD, LABELS, NAME
 
@@ -69,11 +69,7 @@ def test_text_through_the_template_gives_the_answers_of_the_token_ids(package: P
 
 @pytest.mark.live
 def test_a_real_ollama_gives_the_golden_answers(package: Package, tmp_path: Path) -> None:
-    host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
-    try:
-        httpx.get(f"http://{host.removeprefix('http://')}/api/version", timeout=2).raise_for_status()
-    except httpx.HTTPError:
-        pytest.skip(f"no Ollama server answers at {host}; start one or set OLLAMA_HOST")
+    host = live_ollama()
     name = f"gemmill-test-{uuid.uuid4().hex[:8]}"
     try:
         report = deploy_package(package, name=name, locks=tmp_path / "locks", host=host)
